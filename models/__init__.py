@@ -1,0 +1,1 @@
+"""What is stored: the job's language, the tables, and the files."""

@@ -1,0 +1,92 @@
+"""JobSpec: the one definition of a job, used by HTTP, worker, command line and engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from models.spec.base import Document
+from models.spec.constraints import Budget, Constraints, Focus, Target
+from models.spec.sources import DatasetSource, ModelSource
+
+TaskName = Literal["text-classification"]
+MetricName = Literal["accuracy", "f1", "matthews_correlation"]
+StrategyName = Literal["axformer"]
+ApproximationName = Literal[
+    "prune_layers",
+    "prune_blocks",
+    "prune_heads",
+    "prune_weight_groups",
+    "hard_attention",
+    "quantize",
+]
+ExportName = Literal["safetensors", "onnx"]
+APPROXIMATIONS: tuple[ApproximationName, ...] = get_args(ApproximationName)
+
+
+class TrainingOptions(Document):
+    """Fine-tuning of the base model, and recovery of the approximated one."""
+
+    epochs: int | None = Field(None, ge=1, le=1000, description="At most; default by data size.")
+    learning_rate: float | None = Field(None, gt=0.0, lt=1.0)
+    batch_size: int = Field(32, ge=1, le=4096)
+    max_length: int = Field(128, ge=4, le=8192, description="Longer examples are cut, in tokens.")
+
+
+class JobSpec(Document):
+    """A job as the user writes it (YAML or JSON)."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[\w .:/@+-]{1,100}$")] = "job"
+    base_model: ModelSource
+    task: TaskName = "text-classification"
+    dataset: DatasetSource
+    metric: MetricName = "accuracy"
+    constraints: Constraints = Constraints()
+    focus: Focus = "speed"
+    target: Target = Target()
+    strategy: StrategyName = "axformer"
+    approximations: tuple[ApproximationName, ...] = Field(
+        APPROXIMATIONS, min_length=1, description="What may be done to the model; default: all."
+    )
+    fine_tune: bool | None = Field(
+        None,
+        description="Train the base on the task first; default: only if it has no trained head for it.",
+    )
+    baseline: TrainingOptions = TrainingOptions()
+    recovery: TrainingOptions | Literal["off"] = Field(
+        TrainingOptions(), description="Distillation after approximation; `off` for retraining-free."
+    )
+    budget: Budget = Budget()
+    exports: tuple[ExportName, ...] = Field(("safetensors", "onnx"), min_length=1)
+    metadata: dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=64)],
+        Annotated[str, StringConstraints(max_length=512)],
+    ] = Field(default_factory=dict, max_length=16, description="Up to 16 pairs of your own.")
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @field_validator("approximations", "exports")
+    @classmethod
+    def _no_repeats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = sorted({name for name in value if value.count(name) > 1})
+        if repeated:
+            raise ValueError(f"named twice: {', '.join(repeated)}")
+        return value
+
+    @model_validator(mode="after")
+    def _target_is_exported(self) -> JobSpec:
+        needed = {"onnxruntime": "onnx", "torch": "safetensors"}[self.target.runtime]
+        if needed not in self.exports:
+            raise ValueError(
+                f"target.runtime {self.target.runtime} measures the {needed} export; add it to exports"
+            )
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of what decides the result (name and metadata do not)."""
+        document = self.model_dump(mode="json", exclude={"name", "metadata"})
+        return hashlib.sha256(
+            json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        ).hexdigest()

@@ -1,0 +1,1 @@
+"""The optimizer: queue, supervisor, runner, and the engine they drive."""

@@ -1,0 +1,1 @@
+"""The engine: pure PyTorch. Knows no database, no queue and no HTTP."""
