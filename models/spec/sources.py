@@ -13,9 +13,7 @@ HubName = Annotated[
 ]
 Revision = Annotated[str, StringConstraints(pattern=r"^[\w./-]{1,100}$")]
 UploadId = Annotated[str, StringConstraints(pattern=r"^upl_[0-9a-f]{28}$")]
-ObjectUri = Annotated[
-    str, StringConstraints(pattern=r"^(store|s3|gs|az|abfs)://[^\s?#]+$", max_length=1000)
-]
+ObjectUri = Annotated[str, StringConstraints(pattern=r"^(store|s3|gs|az|abfs)://[^\s?#]+$", max_length=1000)]
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 ORIGINS = ("hub", "upload", "uri", "path")
 
