@@ -1,0 +1,88 @@
+"""Tiny transformers with random weights, saved as a user would hand them in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+Architecture = Literal["bert", "distilbert", "roberta"]
+SPECIAL_TOKENS = {
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "mask_token": "[MASK]",
+}
+
+
+def save_tiny_model(
+    folder: Path,
+    texts: Iterable[str],
+    *,
+    architecture: Architecture = "bert",
+    layers: int = 3,
+    hidden: int = 32,
+    heads: int = 4,
+    channels: int = 64,
+    vocabulary: int = 500,
+    seed: int = 0,
+) -> Path:
+    """Save a headless encoder and a WordPiece tokenizer learned from `texts` to `folder`."""
+    import torch
+    from transformers import AutoModel
+
+    tokenizer = wordpiece_tokenizer(texts, vocabulary)
+    config = _config(architecture, layers, hidden, heads, channels, len(tokenizer), tokenizer.pad_token_id)
+    torch.manual_seed(seed)
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def wordpiece_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+    """A lower-casing BERT-style tokenizer (`[CLS] a [SEP]`, `[CLS] a [SEP] b [SEP]`)."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **SPECIAL_TOKENS)
+
+
+def _config(
+    architecture: Architecture, layers: int, hidden: int, heads: int, channels: int, vocabulary: int, pad: int
+) -> Any:
+    from transformers import BertConfig, DistilBertConfig, RobertaConfig
+
+    if architecture == "distilbert":
+        return DistilBertConfig(
+            vocab_size=vocabulary,
+            n_layers=layers,
+            dim=hidden,
+            n_heads=heads,
+            hidden_dim=channels,
+            max_position_embeddings=80,
+            pad_token_id=pad,
+        )
+    kind = BertConfig if architecture == "bert" else RobertaConfig
+    return kind(
+        vocab_size=vocabulary,
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        intermediate_size=channels,
+        max_position_embeddings=80,
+        pad_token_id=pad,
+    )
