@@ -1,0 +1,54 @@
+"""The documentation says what the code does: fields, defaults and error codes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from models.spec import JobSpec
+
+ROOT = Path(__file__).parent.parent
+ROW = re.compile(r"^\| `([\w.]+)` \| (.+?) \| .+ \|$", re.MULTILINE)
+
+
+def test_job_spec_page_lists_every_field_with_its_default() -> None:
+    documented = dict(ROW.findall((ROOT / "docs" / "job-spec.md").read_text()))
+    actual = dict(_fields(JobSpec))
+    assert documented.keys() == actual.keys()
+    for name, default in actual.items():
+        assert documented[name] == default, name
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, field in model.model_fields.items():
+        nested = _nested(field.annotation)
+        if field.is_required():
+            default = "*required*"
+        elif name == "approximations":
+            default = "all of them"
+        elif nested is not None:
+            default = "`{}`"
+        else:
+            default = f"`{json.dumps(field.get_default(call_default_factory=True))}`"
+        yield prefix + name, default
+        if nested is not None:
+            yield from _fields(nested, f"{prefix}{name}.")
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _nested(part))), None)
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_examples_are_valid_jobs(example: Path) -> None:
+    import yaml
+
+    JobSpec.model_validate(yaml.safe_load(example.read_text()))
