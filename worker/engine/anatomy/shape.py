@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 from models.spec import (
     HardAttention,
@@ -30,6 +32,21 @@ class LayerShape:
     present: bool = True
     hard_top_k: int | None = None
 
+    def normalised(self) -> LayerShape:
+        """The one way to write this shape: what is gone keeps no details."""
+        if not self.present:
+            return LayerShape((), (), present=False)
+        return self if self.heads else replace(self, hard_top_k=None)
+
+    def within(self, other: LayerShape) -> bool:
+        """Whether this can be reached from `other` by taking away only. Both normalised."""
+        return (
+            (other.present or not self.present)
+            and set(self.heads) <= set(other.heads)
+            and set(self.channels) <= set(other.channels)
+            and (not self.heads or _no_softer(self.hard_top_k, other.hard_top_k))
+        )
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -46,6 +63,16 @@ class Shape:
     def with_layer(self, index: int, layer: LayerShape) -> Shape:
         return Shape((*self.layers[:index], layer, *self.layers[index + 1 :]))
 
+    def normalised(self) -> Shape:
+        """Equal for all shapes that mean the same model."""
+        return Shape(tuple(layer.normalised() for layer in self.layers))
+
+    def within(self, other: Shape) -> bool:
+        """Whether this can be reached from `other` by taking away only. Both normalised."""
+        return len(self.layers) == len(other.layers) and all(
+            mine.within(theirs) for mine, theirs in zip(self.layers, other.layers, strict=True)
+        )
+
     def applied(self, recipe: Recipe) -> Shape:
         """This shape after the structural steps of `recipe`; quantize and recover change none.
 
@@ -61,7 +88,9 @@ class Shape:
                     for block in step.blocks:
                         _, number, kind = block.split(".")
                         layer = shape.layers[int(number)]
-                        emptied = replace(layer, heads=()) if kind == "attention" else replace(layer, channels=())
+                        emptied = (
+                            replace(layer, heads=()) if kind == "attention" else replace(layer, channels=())
+                        )
                         shape = shape.with_layer(int(number), emptied)
                 case PruneHeads():
                     layer = shape.layers[step.layer]
@@ -78,3 +107,46 @@ class Shape:
                 case Quantize() | Recover():
                     pass
         return shape
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """For a config.json. Indices are written as ranges: "0-127,256-1535"."""
+        return [
+            {
+                "heads": _ranges(layer.heads),
+                "channels": _ranges(layer.channels),
+                "present": layer.present,
+                "hard_top_k": layer.hard_top_k,
+            }
+            for layer in self.layers
+        ]
+
+    @staticmethod
+    def from_json(document: list[dict[str, Any]]) -> Shape:
+        """The inverse of `to_json`."""
+        return Shape(
+            tuple(
+                LayerShape(
+                    _indices(layer["heads"]),
+                    _indices(layer["channels"]),
+                    layer["present"],
+                    layer["hard_top_k"],
+                )
+                for layer in document
+            )
+        )
+
+
+def _no_softer(mine: int | None, theirs: int | None) -> bool:
+    return theirs is None or (mine is not None and mine <= theirs)
+
+
+def _ranges(indices: tuple[int, ...]) -> str:
+    if not indices:
+        return ""
+    cuts = [0, *(at for at, (a, b) in enumerate(pairwise(indices), 1) if b != a + 1), len(indices)]
+    return ",".join(f"{indices[start]}-{indices[end - 1]}" for start, end in pairwise(cuts))
+
+
+def _indices(text: str) -> tuple[int, ...]:
+    bounds = (part.split("-") for part in text.split(",") if part)
+    return tuple(index for first, last in bounds for index in range(int(first), int(last) + 1))

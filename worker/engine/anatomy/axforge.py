@@ -1,0 +1,51 @@
+"""The engine's own models: what `sliced` returns when no stock class can hold the shape."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from worker.engine.anatomy.families import Family, LayerNames
+from worker.engine.export.modeling_axforge import AxforgeForSequenceClassification
+
+
+def _variant(config: PreTrainedConfig) -> dict[str, Any]:
+    kept = (
+        "vocab_size",
+        "hidden_size",
+        "head_size",
+        "hidden_act",
+        "max_position_embeddings",
+        "type_vocab_size",
+        "positions",
+        "layer_norm_eps",
+        "hidden_dropout",
+        "attention_dropout",
+        "head_act",
+        "head_dropout",
+        "head_input_dropout",
+        "initializer_range",
+        "pad_token_id",
+    )
+    return {name: getattr(config, name) for name in kept}
+
+
+AXFORGE = Family(
+    model_types=("axforge",),
+    model_class=AxforgeForSequenceClassification,
+    layers="layers",
+    names=LayerNames(
+        attention="attention",
+        query="attention.query",
+        key="attention.key",
+        value="attention.value",
+        attention_output="attention.output",
+        attention_norm="attention_norm",
+        ffn_up="ffn_up",
+        ffn_down="ffn_down",
+        ffn_norm="ffn_norm",
+    ),
+    embeddings="embeddings",
+    head_dense="head.dense",
+    head_out="head.out",
+    variant=_variant,
+)

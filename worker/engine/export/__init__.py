@@ -1,0 +1,1 @@
+"""Turning a model into files that others load: safetensors folders, ONNX graphs and the model card."""
