@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -52,3 +53,37 @@ def test_examples_are_valid_jobs(example: Path) -> None:
     import yaml
 
     JobSpec.model_validate(yaml.safe_load(example.read_text()))
+
+
+def test_errors_page_lists_every_code_that_can_be_answered() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+    in_code = {code for package in ("app", "models", "worker") for code in _codes(ROOT / package)}
+    assert len(in_code) > 20
+    assert sorted(in_code) == sorted(set(rows))
+
+
+def _codes(package: Path) -> Iterator[str]:
+    """Values given to `code` in a class body or a call."""
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                yield from (code for statement in node.body for code in _assigned(statement))
+            elif isinstance(node, ast.Call):
+                values = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
+                yield from _constants(values)
+
+
+def _assigned(statement: ast.stmt) -> list[str]:
+    match statement:
+        case ast.Assign(targets=[ast.Name(id="code")], value=value):
+            return _constants([value])
+        case ast.AnnAssign(target=ast.Name(id="code"), value=value):
+            return _constants([value])
+        case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
+            named = zip(names, values, strict=True)
+            return _constants([value for name, value in named if getattr(name, "id", None) == "code"])
+    return []
+
+
+def _constants(values: list[Any]) -> list[str]:
+    return [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
