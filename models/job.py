@@ -38,7 +38,8 @@ class Job(Base):
     """One row a job: the truth about it, and the outbox that the dispatcher reads.
 
     `attempt` is the fencing token of the run that holds the lease; `version` rises with every
-    change that a client can see and serves as ETag.
+    change that a client can see and serves as ETag. `losses` counts the runs that died without
+    giving the job back; orderly stops do not use up a job's chances.
     """
 
     __tablename__ = "job"
@@ -67,6 +68,7 @@ class Job(Base):
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata", default=dict)
     priority: Mapped[int] = mapped_column(default=0)
     attempt: Mapped[int] = mapped_column(default=0)
+    losses: Mapped[int] = mapped_column(default=0)
     version: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)

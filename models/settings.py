@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import Field, SecretStr
@@ -24,6 +25,11 @@ class Settings(BaseSettings):
     reap_seconds: float = Field(15.0, gt=0, description="Between looks at the expired leases.")
     max_attempts: int = Field(3, ge=1, description="Runs of a job before it fails as worker_lost.")
     upload_max_bytes: int = Field(10 * 1024**3, ge=1)
+    extracted_max_bytes: int = Field(50 * 1024**3, ge=1, description="Of one uploaded archive, unpacked.")
+    extracted_max_files: int = Field(10_000, ge=1)
+    uri_prefixes: tuple[str, ...] = Field(
+        (), description="Object store URIs that jobs may read with the workers' credentials, as JSON."
+    )
     idempotency_hours: float = Field(24.0, gt=0)
     allow_paths: bool = Field(False, description="Sources given as `path`: for an embedded server only.")
 
@@ -45,3 +51,16 @@ class Settings(BaseSettings):
     def broker(self) -> str | None:
         """The broker's URL, if there is one. Without it the dispatcher finds no worker."""
         return None if self.broker_url is None else self.broker_url.get_secret_value()
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give a child process the same settings."""
+        variables = {}
+        for name, value in self.model_dump(exclude_none=True).items():
+            if isinstance(value, SecretStr):
+                text = value.get_secret_value()
+            elif isinstance(value, tuple):
+                text = json.dumps(value)
+            else:
+                text = str(value)
+            variables[f"AXFORGE_{name.upper()}"] = text
+        return variables

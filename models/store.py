@@ -41,18 +41,22 @@ class Blob:
 
     sha256: str
     size: int
+    folder: str = "sha256"
 
     @property
     def key(self) -> str:
         """Where it lies in the store."""
-        return blob_key(self.sha256)
+        return f"{self.folder}/{self.sha256}"
 
 
 class Store(Protocol):
     """Objects by key. A key that `put_file` made is `sha256/<digest>`: its content never changes."""
 
-    def put_file(self, path: Path) -> Blob:
-        """Store a local file unless it is there already. Interrupted, it leaves nothing visible."""
+    def put_file(self, path: Path, *, folder: str = "sha256") -> Blob:
+        """Store a local file as `folder/<digest>` unless it is there already.
+
+        Interrupted, it leaves nothing visible.
+        """
 
     def put_stream(self, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> Blob:
         """Store what comes, at most `max_bytes`.
@@ -104,9 +108,10 @@ class ObjectStore:
         self._backend = backend
         self._spool = spool
 
-    def put_file(self, path: Path) -> Blob:
+    def put_file(self, path: Path, *, folder: str = "sha256") -> Blob:
         with path.open("rb") as file:
-            blob = Blob(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        blob = Blob(digest, path.stat().st_size, folder)
         if not self._holds(blob):
             with _translated(), path.open("rb") as file:
                 # Two writers of one key write the same bytes, so the last one may win. The stream
@@ -180,7 +185,7 @@ class ObjectStore:
             return False
 
 
-class _translated:  # noqa: N801 (reads as a statement)
+class _translated:
     """Turns the errors of obstore and the file system into those of this module."""
 
     def __enter__(self) -> None:

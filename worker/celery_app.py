@@ -1,0 +1,104 @@
+"""Celery, as a carrier of hints: a message says that there may be work, the job table says which.
+
+Messages may be lost, late or doubled without harm (see `models.lifecycle`), so they are
+acknowledged at once, carry no data, have no result and are never revoked. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import structlog
+from celery import Celery
+from kombu.exceptions import ChannelError
+
+from models.settings import Settings
+
+QUEUE = "axforge"
+TASK = "axforge.run_next_job"
+log = structlog.get_logger(__name__)
+
+
+@lru_cache(maxsize=8)
+def make_celery(broker: str | None) -> Celery:
+    """A Celery application on a broker (`redis://`, `redis+socket://`, `filesystem:///folder`).
+
+    None serves a process that never meets a worker: nothing can be sent.
+    """
+    celery = Celery("axforge", broker=_transport(broker), include=["worker.tasks"])
+    celery.conf.update(
+        task_default_queue=QUEUE,
+        task_acks_late=False,
+        worker_disable_prefetch=(broker or "").startswith("redis"),
+        worker_prefetch_multiplier=1,
+        worker_max_tasks_per_child=1,
+        task_ignore_result=True,
+        result_backend=None,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_soft_shutdown_timeout=60,
+        worker_enable_soft_shutdown_on_idle=True,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options=_transport_options(broker),
+        broker_pool_limit=2,
+    )
+    return celery
+
+
+def send_hint(broker: str | None) -> bool:
+    """Tell the workers that a job is queued. Never raises: the dispatcher makes up for what is lost.
+
+    Returns:
+        Whether the broker took it.
+    """
+    if broker is None:
+        return False
+    try:
+        make_celery(broker).send_task(TASK, retry=False, ignore_result=True)
+    except Exception as error:  # whatever the broker's client raises, the job is safely queued
+        log.warning("hint_not_sent", reason=type(error).__name__)
+        return False
+    return True
+
+
+def waiting_hints(broker: str) -> int:
+    """How many messages lie in the queue. Raises what the broker's client raises."""
+    with make_celery(broker).connection_for_write() as connection:
+        try:
+            declared = connection.default_channel.queue_declare(queue=QUEUE, passive=True)
+        except ChannelError:  # nobody has sent or listened yet
+            return 0
+        return int(declared.message_count)
+
+
+def _transport(broker: str | None) -> str:
+    if broker is None:
+        return "memory://"
+    return "filesystem://" if broker.startswith("filesystem:") else broker
+
+
+def _transport_options(broker: str | None) -> dict[str, Any]:
+    if broker is not None and broker.startswith("filesystem:"):
+        folder = Path(unquote(urlsplit(broker).path))
+        for name in ("messages", "control"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        return {
+            "data_folder_in": str(folder / "messages"),
+            "data_folder_out": str(folder / "messages"),
+            "control_folder": str(folder / "control"),
+        }
+    return {
+        "global_keyprefix": "axforge:",
+        "health_check_interval": 25,
+        "socket_connect_timeout": 2,
+        "max_retries": 1,
+        "interval_start": 0,
+        "interval_max": 0.2,
+    }
+
+
+app = make_celery(Settings().broker)
