@@ -1,0 +1,206 @@
+"""The certificate: both models' exported files, loaded afresh, beside each other, on the holdout.
+
+Nothing handed in is believed but the parameters and MACs: metric, latency and size are measured here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from models.spec import (
+    Certificate,
+    JobSpec,
+    Latency,
+    Loadable,
+    MetricValue,
+    ModelMeasurements,
+    Ratios,
+    Recipe,
+)
+from worker.engine.measure import machine
+from worker.engine.measure.errors import MeasurementError
+from worker.engine.measure.files import loaded_bytes, sha256
+from worker.engine.measure.inputs import BenchInputs, Rows
+from worker.engine.measure.intervals import (
+    Labels,
+    Logits,
+    Metric,
+    PairedBootstrap,
+    bootstrap_accuracy,
+    bootstrap_metric,
+)
+from worker.engine.measure.latency import Timing, compare
+from worker.engine.measure.probing import ModelFile, probe
+from worker.engine.measure.verdict import Measured, evaluate_constraints, judge
+from worker.engine.reporting import Reporter, SilentReporter
+
+STEPS = 4
+
+
+@dataclass(frozen=True)
+class CertifiedModel:
+    """An exported model in the target's runtime, and its counts (MACs of one example)."""
+
+    file: ModelFile
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Token ids (special tokens included) and labels of the split that judges."""
+
+    ids: Rows
+    labels: Labels
+    token_types: Rows | None = None
+    pad_id: int = 0
+
+
+@dataclass(frozen=True)
+class CertifyInputs:
+    """`artifacts` are all files handed to the user, by their names; the certificate is not among them.
+
+    `dense` is the fp32 model with the same export and runtime as `optimized`. `proved_infeasible`:
+    the search has shown that no recipe can meet the constraints.
+    """
+
+    spec: JobSpec
+    recipe: Recipe
+    dense: CertifiedModel
+    optimized: CertifiedModel
+    holdout: Holdout
+    metric: Metric
+    artifacts: Mapping[str, Path]
+    loadable: Loadable
+    proved_infeasible: bool = False
+
+
+def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds: float = 14.0) -> Certificate:
+    """Measure both models and judge every constraint; timing takes about `seconds`.
+
+    Raises MeasurementError when a file cannot be loaded or run in the target's runtime.
+    """
+    reporter = reporter or SilentReporter()
+    spec, target = inputs.spec, inputs.spec.target
+    host = machine.describe(target.device, threads=target.threads)
+
+    def step(number: int, message: str) -> None:
+        reporter.check()
+        reporter.progress("certify", number, STEPS, message)
+
+    step(0, "evaluating the dense model on the holdout")
+    dense_logits = _logits(inputs.dense, inputs, host.threads)
+    step(1, "evaluating the optimized model on the holdout")
+    optimized_logits = _logits(inputs.optimized, inputs, host.threads)
+    paired = _paired(inputs, dense_logits, optimized_logits)
+    step(2, "timing both models in turns")
+    comparison = compare(
+        {"dense": inputs.dense.file, "optimized": inputs.optimized.file},
+        _timed_inputs(inputs),
+        threads=host.threads,
+        seconds=seconds,
+        on_round=reporter.check,
+    )
+    step(3, "hashing the exported files")
+    dense = _measurements(spec, inputs.dense, paired.dense, comparison["dense"])
+    optimized = _measurements(spec, inputs.optimized, paired.optimized, comparison["optimized"])
+    speedup = comparison.speedup("dense", "optimized")
+    results = evaluate_constraints(spec.constraints, _measured(dense, optimized, speedup, paired))
+    certificate = Certificate(
+        dense=dense,
+        optimized=optimized,
+        ratios=Ratios(
+            speedup=speedup,
+            size_reduction=dense.size_bytes / optimized.size_bytes,
+            relative_drop=paired.relative_drop,
+            relative_drop_interval=paired.relative_drop_interval(0.95),
+        ),
+        constraints=results,
+        constraints_met=all(result.met for result in results),
+        verdict=judge(results, proved_infeasible=inputs.proved_infeasible),
+        loadable=inputs.loadable,
+        device=host.device,
+        runtime=target.runtime,
+        versions=host.versions,
+        seed=spec.seed,
+        spec_digest=spec.digest(),
+        artifacts={name: sha256(file) for name, file in sorted(inputs.artifacts.items())},
+        holdout_rows=len(inputs.holdout.labels),
+        recipe=inputs.recipe,
+        spread={"speedup": comparison.spread("dense", "optimized")},
+    )
+    step(STEPS, "certified")
+    return certificate
+
+
+def _logits(model: CertifiedModel, inputs: CertifyInputs, threads: int) -> Logits:
+    """Of every holdout row, in batches of the target's size: what int8 answers depends on its batch."""
+    holdout = inputs.holdout
+    batches = BenchInputs.in_order(
+        holdout.ids,
+        batch_size=inputs.spec.target.batch_size,
+        pad_id=holdout.pad_id,
+        token_types=holdout.token_types,
+    )
+    with probe(model.file, batches, threads=threads) as running:
+        logits = running.logits()
+    if logits.shape[0] != len(holdout.labels) or not np.isfinite(logits).all():
+        raise MeasurementError(
+            f"{model.file.path.name} answers {logits.shape[0]} rows for {len(holdout.labels)}, "
+            "or values that are not numbers",
+            remedy="submit the job again without the approximation that was applied last",
+            pointer="/approximations",
+        )
+    return logits
+
+
+def _paired(inputs: CertifyInputs, dense: Logits, optimized: Logits) -> PairedBootstrap:
+    labels, seed = inputs.holdout.labels, inputs.spec.seed
+    if inputs.spec.metric == "accuracy":
+        return bootstrap_accuracy(
+            dense.argmax(axis=1) == labels, optimized.argmax(axis=1) == labels, seed=seed
+        )
+    return bootstrap_metric(inputs.metric, labels, dense, optimized, seed=seed)
+
+
+def _timed_inputs(inputs: CertifyInputs) -> BenchInputs:
+    target, holdout = inputs.spec.target, inputs.holdout
+    return BenchInputs.sample(
+        holdout.ids,
+        batch_size=target.batch_size,
+        sequence_length=target.sequence_length,
+        pad_id=holdout.pad_id,
+        token_types=holdout.token_types,
+        seed=inputs.spec.seed,
+    )
+
+
+def _measurements(spec: JobSpec, model: CertifiedModel, metric: float, timing: Timing) -> ModelMeasurements:
+    return ModelMeasurements(
+        metric=MetricValue(name=spec.metric, value=metric),
+        latency_ms=Latency(p50=timing.p50, p95=timing.p95),
+        throughput=timing.throughput,
+        size_bytes=loaded_bytes(model.file),
+        parameters=model.parameters,
+        macs=model.macs,
+    )
+
+
+def _measured(
+    dense: ModelMeasurements, optimized: ModelMeasurements, speedup: float, paired: PairedBootstrap
+) -> Measured:
+    return Measured(
+        dense_metric=dense.metric.value,
+        optimized_metric=optimized.metric.value,
+        dense_bytes=dense.size_bytes,
+        optimized_bytes=optimized.size_bytes,
+        speedup=speedup,
+        p50=optimized.latency_ms.p50,
+        p95=optimized.latency_ms.p95,
+        throughput=optimized.throughput,
+        paired=paired,
+    )

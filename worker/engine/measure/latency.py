@@ -1,0 +1,130 @@
+"""Models beside each other on the clock: a process each, in turns, a ratio a round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.engine.measure.inputs import BenchInputs
+from worker.engine.measure.probing import ModelFile, Probe, probe
+
+Milliseconds = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Calls of one model: `calls_ms` is [rounds, passes * calls of a pass]."""
+
+    calls_ms: Milliseconds
+    examples_per_round: int
+
+    @property
+    def p50(self) -> float:
+        return float(np.percentile(self.calls_ms, 50))
+
+    @property
+    def p95(self) -> float:
+        return float(np.percentile(self.calls_ms, 95))
+
+    @property
+    def mean(self) -> float:
+        """Milliseconds per call in the median round."""
+        return float(np.median(self.calls_ms.mean(axis=1)))
+
+    @property
+    def throughput(self) -> float:
+        """Examples per second in the median round."""
+        return float(1000.0 * self.examples_per_round / np.median(self.calls_ms.sum(axis=1)))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Timings of the same calls by several models, taken in the same rounds."""
+
+    timings: Mapping[str, Timing]
+
+    def __getitem__(self, name: str) -> Timing:
+        return self.timings[name]
+
+    def ratios(self, reference: str, name: str) -> Milliseconds:
+        """Time of `reference` over time of `name`, one for every round: above 1 means `name` is faster."""
+        return np.asarray(
+            self.timings[reference].calls_ms.sum(axis=1) / self.timings[name].calls_ms.sum(axis=1)
+        )
+
+    def speedup(self, reference: str, name: str) -> float:
+        """Median over the rounds of the ratio within the round."""
+        return float(np.median(self.ratios(reference, name)))
+
+    def spread(self, reference: str, name: str) -> float:
+        """Largest minus smallest ratio of a round, over the median ratio."""
+        ratios = self.ratios(reference, name)
+        return float(np.ptp(ratios) / np.median(ratios))
+
+
+def compare(
+    models: Mapping[str, ModelFile],
+    inputs: BenchInputs,
+    *,
+    threads: int,
+    rounds: int = 7,
+    warmup: int = 5,
+    seconds: float = 14.0,
+    on_round: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """Time `models` on the same calls, taking turns of whole passes, for about `seconds`.
+
+    Each model has its own process and only one computes at a time; the order of the turns is
+    reversed every other round. `warmup` calls at the start of a turn are not counted. `on_round` is
+    called before every round and may raise to stop. Raises MeasurementError.
+    """
+    if rounds < 3:
+        raise ValueError("a ratio needs at least 3 rounds")
+    with ExitStack() as stack:
+        running = {
+            name: stack.enter_context(probe(model, inputs, threads=threads)) for name, model in models.items()
+        }
+        return compare_running(
+            running, inputs, rounds=rounds, warmup=warmup, seconds=seconds, on_round=on_round
+        )
+
+
+def compare_running(
+    running: Mapping[str, Probe],
+    inputs: BenchInputs,
+    *,
+    rounds: int,
+    warmup: int,
+    seconds: float,
+    on_round: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """As `compare`, for probes that are already running on `inputs`."""
+    calls, repeats = _affordable(running, inputs, seconds / rounds, warmup)
+    taken: dict[str, list[Milliseconds]] = {name: [] for name in running}
+    names = list(running)
+    for number in range(rounds):
+        on_round()
+        for name in names if number % 2 == 0 else reversed(names):
+            timed = running[name].timed(calls=calls, repeats=repeats, warmup=warmup)
+            taken[name].append(timed.reshape(-1))
+    examples = repeats * inputs.examples_in(calls)
+    return Comparison({name: Timing(np.stack(ms), examples) for name, ms in taken.items()})
+
+
+def _affordable(
+    running: Mapping[str, Probe], inputs: BenchInputs, round_seconds: float, warmup: int
+) -> tuple[int, int]:
+    """(calls of a pass, passes of a turn) that fill a round: whole passes where one fits, else a part."""
+    tried = min(8, inputs.calls)
+    spent = 0.0
+    for model in running.values():
+        model.timed(calls=tried, warmup=warmup)
+        spent += float(np.median(model.timed(calls=tried)))
+    affordable = round_seconds * 1000.0 / spent  # calls of every model in a round
+    calls = inputs.calls if affordable >= inputs.calls else max(tried, math.floor(affordable))
+    return calls, max(1, math.floor(affordable / calls))

@@ -1,0 +1,191 @@
+"""`python -m worker.engine.measure.probe`: one exported model, one runtime, nothing else in the process.
+
+Two thread pools in one process disturb each other's timing, so every model that is measured gets a
+process of its own. It answers requests (JSON lines on stdin) with JSON lines on stdout:
+
+    {"do": "pass", "calls": 64, "repeats": 2, "warmup": 4}  ->  {"ms": [time of every call]}
+    {"do": "logits", "to": "file.npy"}                      ->  {"rows": 500}
+    {"do": "memory"}                                        ->  {"peak_rss_bytes": 123}
+
+The first line, `{"ready": true}`, says that the model is loaded; `{"error": {...}}` that it is not.
+The process ends when its stdin closes, even in the middle of a computation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.engine.measure.inputs import BenchInputs
+from worker.engine.measure.memory import peak_rss_bytes
+
+Call = Callable[[], npt.NDArray[np.float32]]
+
+
+def main() -> int:
+    arguments = _arguments()
+    answers = _private_stdout()
+    requests = _requests_until_eof(sys.stdin)
+    try:
+        calls = _load(arguments)
+        _answer(answers, {"ready": True})
+        while True:
+            _answer(answers, _serve(calls, requests.get()))
+    except Exception as error:  # the parent raises it, typed, with this cause
+        _answer(answers, {"error": {"type": type(error).__name__, "message": str(error)}})
+        return 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="probe")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--runtime", choices=("onnxruntime", "torch", "torch-layers"), required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--inputs", type=Path, required=True)
+    parser.add_argument("--remote-code", action="store_true", help="only for folders we exported")
+    return parser.parse_args()
+
+
+def _private_stdout() -> TextIO:
+    """A handle on stdout for answers only; what a library prints goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def _requests_until_eof(stream: TextIO) -> queue.SimpleQueue[dict[str, Any]]:
+    """Requests as they come; the thread ends the process once the parent is gone."""
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in stream:
+            requests.put(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    return requests
+
+
+def _answer(answers: TextIO, document: dict[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the reader thread sees the parent's end too
+        answers.write(json.dumps(document) + "\n")
+        answers.flush()
+
+
+def _load(arguments: argparse.Namespace) -> list[Call]:
+    """One ready-made call for every batch: padding and transfers happen outside the timing."""
+    inputs = BenchInputs.load(arguments.inputs)
+    match arguments.runtime:
+        case "onnxruntime":
+            return _onnx_calls(arguments, inputs)
+        case "torch":
+            return _torch_calls(arguments, inputs)
+        case _:
+            from worker.engine.measure.torch_layers import layer_calls
+
+            return layer_calls(arguments.model, inputs, arguments.threads, arguments.device)
+
+
+def _onnx_calls(arguments: argparse.Namespace, inputs: BenchInputs) -> list[Call]:
+    import onnxruntime as ort
+
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[arguments.device]
+    if provider not in ort.get_available_providers():
+        raise RuntimeError(f"onnxruntime has no {provider} here")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = arguments.threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    session = ort.InferenceSession(str(arguments.model), options, providers=[provider])
+    wanted = {wanted.name: wanted for wanted in session.get_inputs()}
+    outputs = [output.name for output in session.get_outputs()]
+    logits = ["logits"] if "logits" in outputs else outputs[:1]
+
+    def call(feed: dict[str, Any]) -> Call:
+        return lambda: np.asarray(session.run(logits, feed)[0])
+
+    return [call(_onnx_feed(batch, wanted)) for batch in inputs.batches()]
+
+
+def _onnx_feed(batch: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """The graph's own inputs; `hidden_states` (layer stacks) is seeded noise of the batch's shape."""
+    feed: dict[str, Any] = {name: batch[name] for name in wanted if name in batch}
+    if "hidden_states" in wanted:
+        hidden = int(wanted["hidden_states"].shape[-1])
+        shape = (*batch["input_ids"].shape, hidden)
+        feed["hidden_states"] = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    return feed
+
+
+def _torch_calls(arguments: argparse.Namespace, inputs: BenchInputs) -> list[Call]:
+    import inspect
+
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    torch.set_num_threads(arguments.threads)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        arguments.model,
+        trust_remote_code=arguments.remote_code,
+        local_files_only=True,
+        use_safetensors=True,
+    )
+    model = model.eval().to(arguments.device)
+    taken = inspect.signature(model.forward).parameters
+
+    def call(feed: dict[str, Any]) -> Call:
+        def run() -> npt.NDArray[np.float32]:
+            with torch.inference_mode():  # the copy to the host waits for the device
+                return np.asarray(model(**feed).logits.float().cpu().numpy())
+
+        return run
+
+    return [
+        call({n: torch.from_numpy(v).to(arguments.device) for n, v in batch.items() if n in taken})
+        for batch in inputs.batches()
+    ]
+
+
+def _serve(calls: list[Call], request: dict[str, Any]) -> dict[str, Any]:
+    match request["do"]:
+        case "pass":
+            return {"ms": _timed(calls, **{key: request[key] for key in ("calls", "repeats", "warmup")})}
+        case "logits":
+            logits = np.concatenate([call() for call in calls])
+            np.save(request["to"], logits)
+            return {"rows": int(logits.shape[0])}
+        case "memory":
+            return {"peak_rss_bytes": peak_rss_bytes()}
+        case unknown:
+            raise ValueError(f"unknown request {unknown!r}")
+
+
+def _timed(all_calls: list[Call], *, calls: int, repeats: int, warmup: int) -> list[float]:
+    """Milliseconds of every call of `repeats` passes over the first `calls`, after uncounted ones."""
+    chosen = all_calls[:calls]
+    for index in range(warmup):
+        chosen[index % len(chosen)]()
+    milliseconds = []
+    for _ in range(repeats):
+        for call in chosen:
+            start = time.perf_counter_ns()
+            call()
+            milliseconds.append((time.perf_counter_ns() - start) / 1e6)
+    return milliseconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Constraints against measurements: what was required, what was measured, whether it is met."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from models.spec import (
+    AccuracyConstraint,
+    ConstraintResult,
+    Constraints,
+    SizeConstraint,
+    SpeedConstraint,
+    Verdict,
+)
+from worker.engine.measure.intervals import PairedBootstrap, relative_drop
+
+# A bound that is met exactly must not fail by the rounding of a division.
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What constraints are judged by. Milliseconds per call, examples per second, bytes.
+
+    `paired` is needed only where `constraints.accuracy.confidence` is a level.
+    """
+
+    dense_metric: float
+    optimized_metric: float
+    dense_bytes: int
+    optimized_bytes: int
+    speedup: float
+    p50: float
+    p95: float
+    throughput: float
+    paired: PairedBootstrap | None = None
+
+
+def evaluate_constraints(constraints: Constraints, measured: Measured) -> tuple[ConstraintResult, ...]:
+    """One result for every bound that `constraints` gives, accuracy first, then size, then speed.
+
+    With a confidence level, accuracy bounds are judged by the unfavourable end of the two-sided
+    paired interval at that level. Raises ValueError when a level is asked for without `paired`.
+    """
+    return (
+        *_accuracy(constraints.accuracy, measured),
+        *_size(constraints.size, measured),
+        *_speed(constraints.speed, measured),
+    )
+
+
+def judge(results: Sequence[ConstraintResult], *, proved_infeasible: bool = False) -> Verdict:
+    """`met` when all are; otherwise `infeasible` only if the search proved it, else `best_effort`."""
+    if all(result.met for result in results):
+        return "met"
+    return "infeasible" if proved_infeasible else "best_effort"
+
+
+def _accuracy(constraint: AccuracyConstraint, measured: Measured) -> Iterator[ConstraintResult]:
+    relative, absolute, metric = _judged_accuracy(constraint, measured)
+    if constraint.max_relative_drop is not None:
+        yield _at_most("accuracy.max_relative_drop", constraint.max_relative_drop, relative)
+    if constraint.max_absolute_drop is not None:
+        yield _at_most("accuracy.max_absolute_drop", constraint.max_absolute_drop, absolute)
+    if constraint.min is not None:
+        yield _at_least("accuracy.min", constraint.min, metric)
+    if constraint.min_gain is not None:
+        yield _at_least("accuracy.min_gain", constraint.min_gain, -absolute)
+
+
+def _judged_accuracy(constraint: AccuracyConstraint, measured: Measured) -> tuple[float, float, float]:
+    """(relative drop, absolute drop, metric) as this constraint's confidence wants them."""
+    if constraint.confidence == "point":
+        dense, optimized = measured.dense_metric, measured.optimized_metric
+        return relative_drop(dense, optimized), dense - optimized, optimized
+    if measured.paired is None:
+        raise ValueError("a confidence level needs the paired bootstrap of the metric")
+    level = constraint.confidence
+    return (
+        measured.paired.relative_drop_interval(level)[1],
+        measured.paired.absolute_drop_interval(level)[1],
+        measured.paired.optimized_interval(level)[0],
+    )
+
+
+def _size(constraint: SizeConstraint, measured: Measured) -> Iterator[ConstraintResult]:
+    if constraint.min_reduction is not None:
+        reduction = measured.dense_bytes / measured.optimized_bytes
+        yield _at_least("size.min_reduction", constraint.min_reduction, reduction)
+    if constraint.max_bytes is not None:
+        yield _at_most("size.max_bytes", constraint.max_bytes, measured.optimized_bytes)
+
+
+def _speed(constraint: SpeedConstraint, measured: Measured) -> Iterator[ConstraintResult]:
+    if constraint.min_speedup is not None:
+        yield _at_least("speed.min_speedup", constraint.min_speedup, measured.speedup)
+    if constraint.max_latency_ms is not None:
+        latency = measured.p50 if constraint.percentile == "p50" else measured.p95
+        yield _at_most("speed.max_latency_ms", constraint.max_latency_ms, latency)
+    if constraint.min_throughput is not None:
+        yield _at_least("speed.min_throughput", constraint.min_throughput, measured.throughput)
+
+
+def _at_most(name: str, required: float, measured: float) -> ConstraintResult:
+    met = measured <= required + ROUNDING
+    return ConstraintResult(name=name, required=required, measured=measured, met=met)
+
+
+def _at_least(name: str, required: float, measured: float) -> ConstraintResult:
+    met = measured >= required - ROUNDING
+    return ConstraintResult(name=name, required=required, measured=measured, met=met)
