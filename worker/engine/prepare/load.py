@@ -1,0 +1,150 @@
+"""The base model and its tokenizer in memory, with a head that fits the data's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from worker.engine.errors import ModelError
+from worker.engine.prepare.model_source import POINTER
+
+# Parts of a model that classification trains anew where a checkpoint lacks them.
+_TRAINED_ANEW = ("pooler",)
+
+
+def load_model(folder: Path, *, labels: Sequence[str], seed: int = 0) -> tuple[PreTrainedModel, bool]:
+    """The classifier of a checked folder (fp32, eval mode), and whether its head is trained for `labels`.
+
+    A trained head counts when its label names are those of the data (letter case aside), and is put
+    in the data's order; or when its names are generic (LABEL_0, ...) and the data's labels are 0 .. n-1.
+    Any other head is initialised from `seed`.
+    Raises ModelError when the weights are not of the architecture that the config describes.
+    """
+    _quiet()
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    order = _head_order(config, labels)
+    names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+    config.update({**names, "problem_type": "single_label_classification"})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, missing = _loaded(folder, config)
+        trained = order is not None and not missing
+        if not trained:
+            _initialise_head(model)
+    if trained and order is not None:
+        _reorder_head(model, order)
+    return model.eval(), trained
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a checked folder. Raises ModelError."""
+    _quiet()
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True, use_fast=True
+        )
+    except Exception as error:  # the library raises whatever its parsers do: also bare Exception
+        raise ModelError(
+            "the base model's tokenizer cannot be read",
+            remedy="write it again with tokenizer.save_pretrained(folder)",
+            pointer=POINTER,
+        ) from error
+    if not tokenizer.is_fast or tokenizer.pad_token_id is None:
+        raise ModelError(
+            "the base model's tokenizer has no fast form or no padding token",
+            remedy="give a tokenizer.json with a padding token",
+            pointer=POINTER,
+        )
+    return tokenizer
+
+
+def head_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The model's parts outside its encoder, by name."""
+    return {name: part for name, part in model.named_children() if name != model.base_model_prefix}
+
+
+def _quiet() -> None:
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def _loaded(folder: Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, bool]:
+    """The model, and whether weights of its head are missing in the folder."""
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            config=config,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise _unfit("transformers cannot load them") from error
+    absent = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
+    encoder = f"{model.base_model_prefix}."
+    broken = sorted(
+        name
+        for name in absent
+        if name.startswith(encoder) and name.removeprefix(encoder).split(".")[0] not in _TRAINED_ANEW
+    )
+    if broken:
+        raise _unfit(f"{len(broken)} tensors are missing or of another shape, such as {broken[0]}")
+    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
+        raise _unfit("some are not finite numbers")
+    return model, bool(absent)
+
+
+def _head_order(config: PreTrainedConfig, labels: Sequence[str]) -> list[int] | None:
+    """For each label of the data the head's row, or None where the label sets differ."""
+    own = [str(config.id2label[row]).casefold() for row in sorted(config.id2label)]
+    wanted = [label.casefold() for label in labels]
+    if len(set(own)) == len(own) and sorted(own) == sorted(wanted):
+        return [own.index(label) for label in wanted]
+    generic = own == [f"label_{row}" for row in range(len(own))]
+    if generic and wanted == [str(row) for row in range(len(own))]:
+        return list(range(len(own)))
+    return None
+
+
+def _initialise_head(model: PreTrainedModel) -> None:
+    spread = float(getattr(model.config, "initializer_range", 0.02))
+    for part in head_modules(model).values():
+        for module in part.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=spread)
+                nn.init.zeros_(module.bias)
+
+
+def _reorder_head(model: PreTrainedModel, order: list[int]) -> None:
+    outputs = [
+        module
+        for part in head_modules(model).values()
+        for module in part.modules()
+        if isinstance(module, nn.Linear)
+    ][-1]
+    with torch.no_grad():
+        outputs.weight.copy_(outputs.weight[order].clone())
+        outputs.bias.copy_(outputs.bias[order].clone())
+
+
+def _unfit(why: str) -> ModelError:
+    return ModelError(
+        f"the base model's weights do not fit its config.json: {why}",
+        remedy="give config.json and weights that were saved together by save_pretrained",
+        pointer=POINTER,
+    )
