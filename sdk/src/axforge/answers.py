@@ -1,0 +1,34 @@
+"""From answers to types, from ids to paths."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from axforge.errors import AxforgeError, SpecError
+
+Answer = TypeVar("Answer", bound=BaseModel)
+JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def read(model: type[Answer], response: httpx.Response) -> Answer:
+    """The body as `model`; raises `AxforgeError` when the server is none of ours."""
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the body"
+        raise AxforgeError(
+            f"{response.url.copy_with(query=None)} answers something that is no {model.__name__} "
+            f"({where}: {first['msg']}); is this an axforge server of version 0.1 or later?"
+        ) from error
+
+
+def job_path(job_id: str) -> str:
+    """Path of a job; an id is checked, since it becomes part of an address."""
+    if not JOB_ID.fullmatch(job_id):
+        raise SpecError(f"{job_id!r} is not the id of a job")
+    return f"/v1/jobs/{job_id}"
