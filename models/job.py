@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Enum, Index, String, text
+from sqlalchemy import Enum, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, new_id, utc_now
@@ -44,8 +44,8 @@ class Job(Base):
 
     __tablename__ = "job"
     __table_args__ = (
-        Index("ix_job_claim", "status", text("priority DESC"), "created_at"),
-        Index("ix_job_list", "tenant", text("created_at DESC"), "id"),
+        Index("ix_job_claim", "status", "priority", "created_at"),
+        Index("ix_job_list", "tenant", "created_at", "id"),
         Index("ix_job_lease", "status", "lease_until"),
     )
 

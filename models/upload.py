@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, Enum, Index, String, text
+from sqlalchemy import BigInteger, Enum, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, new_id, utc_now
@@ -19,7 +19,7 @@ class UploadKind(StrEnum):
 
 class Upload(Base):
     __tablename__ = "upload"
-    __table_args__ = (Index("ix_upload_list", "tenant", text("created_at DESC"), "id"),)
+    __table_args__ = (Index("ix_upload_list", "tenant", "created_at", "id"),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("upl"))
     tenant: Mapped[str] = mapped_column(String(64), default=DEFAULT_TENANT)
