@@ -86,4 +86,6 @@ def _assigned(statement: ast.stmt) -> list[str]:
 
 
 def _constants(values: list[Any]) -> list[str]:
-    return [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    return [
+        value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)
+    ]

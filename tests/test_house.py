@@ -51,9 +51,8 @@ def test_engine_imports_the_jobs_language_and_nothing_else_of_models() -> None:
 def test_every_make_target_that_the_documents_name_exists() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
-    named = {
-        target for path in documents for target in re.findall(r"(?:`|^)make ([a-z][a-z0-9-]*)", path.read_text(), re.M)
-    }
+    command = re.compile(r"(?:`|^)make ([a-z][a-z0-9-]*)", re.MULTILINE)
+    named = {target for path in documents for target in command.findall(path.read_text())}
     assert {"demo", "test", "check"} <= named
     assert named <= targets
 
@@ -84,9 +83,8 @@ def _tracked() -> list[str]:
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False, text=True)
     if listing.returncode == 0:
         return [name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
-    return [
-        str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()
-    ]
+    files = (path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file())
+    return [str(path.relative_to(ROOT)) for path in files]
 
 
 def _imported(path: Path) -> list[str]:
