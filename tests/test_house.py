@@ -16,7 +16,7 @@ TOP_LEVEL = {
     *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "NOTICE", "README.md"),
     *("Dockerfile", "Makefile", "constraints.txt", "docker-compose.yml", "pyproject.toml"),
 }
-GENERATED = {"sdk/src/axforge/types.py"}
+GENERATED = {"sdk/src/axforge/_generated.py"}
 LONGEST_FILE = 400
 
 
