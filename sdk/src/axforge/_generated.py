@@ -1,4 +1,4 @@
-"""Types of the API's documents, generated from docs/openapi.json by generate_types.py: do not edit."""
+"""Documents of the API. Do not edit: generate_types.py makes this file from docs/openapi.json."""
 
 from __future__ import annotations
 
@@ -25,6 +25,22 @@ class AccuracyConstraint(BaseModel):
         str | float | None,
         Field(description="`point` judges the measured value; 0.95 judges that end of the paired interval."),
     ] = "point"
+
+
+class ApproximationInfo(BaseModel):
+    """
+    Something that can be done to a model.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    name: str
+    description: str
+    element: Annotated[str, Field(description="What it is done to.")]
+    gains: Annotated[list[str], Field(description="What it can improve: speed, size, accuracy.")]
+    runtimes: Annotated[list[str], Field(description="Where that takes effect.")]
+    json_schema: Annotated[dict[str, Any], Field(description="Of its step in a recipe.")]
 
 
 class Artifact(BaseModel):
@@ -224,6 +240,21 @@ class JobLinks(BaseModel):
     cancel: str
 
 
+class Limits(BaseModel):
+    """
+    The most that this service takes.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    spec_max_bytes: int
+    upload_max_bytes: int
+    max_wait_seconds: float
+    max_minutes: float
+    max_candidates: int
+
+
 class ModelSource(BaseModel):
     """
     A pre-trained or fine-tuned transformer: a folder with config.json and *.safetensors.
@@ -327,6 +358,19 @@ class SpeedConstraint(BaseModel):
     min_throughput: Annotated[float | None, Field(description="Examples per second.")] = None
 
 
+class StrategyInfo(BaseModel):
+    """
+    A way to search for the best recipe.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    name: str
+    description: str
+    focuses: list[str]
+
+
 class Target(BaseModel):
     """
     Where the model will run, and so where it is measured.
@@ -359,12 +403,41 @@ class TrainingOptions(BaseModel):
     max_length: Annotated[int | None, Field(description="Longer examples are cut, in tokens.")] = 128
 
 
-class Capabilities(BaseModel):
+class UploadKinds(BaseModel):
+    """
+    File name endings that are taken.
+    """
+
     model_config = ConfigDict(
         extra="allow",
     )
+    model: list[str]
+    dataset: list[str]
+
+
+class Capabilities(BaseModel):
+    """
+    What can be asked of this service.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    object: str
     version: str
-    tasks: list[dict[str, Any]] | None = None
+    tasks: list[str]
+    metrics: list[str]
+    architectures: Annotated[list[str], Field(description="`model_type`s of base models.")]
+    approximations: list[ApproximationInfo]
+    strategies: list[StrategyInfo]
+    stages: list[str]
+    exports: list[str]
+    runtimes: list[str]
+    devices: list[str]
+    sources: Annotated[list[str], Field(description="Where models and data may come from.")]
+    uploads: UploadKinds
+    limits: Limits
+    job_spec_schema: Annotated[dict[str, Any], Field(description="JSON Schema (2020-12) of POST /v1/jobs.")]
 
 
 class Constraints(BaseModel):

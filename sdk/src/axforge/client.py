@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, overload
+from typing import Any, Literal, Self, cast, overload
 
 import httpx
 
 from axforge import downloads, packing, specs
 from axforge.answers import job_path, read
-from axforge.errors import AxforgeError, WaitTimeout
+from axforge.errors import AxforgeError, IntegrityError, WaitTimeout
 from axforge.following import EventFollower
 from axforge.retries import RetryPolicy
 from axforge.specs import LocalFiles, Spec
@@ -34,6 +36,7 @@ from axforge.types import (
 )
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
+CERTIFICATE = "certificate.json"
 LONG_POLL = 20.0
 PAGE = 100
 
@@ -189,9 +192,13 @@ class Client:
                 return job
 
     def jobs(
-        self, *, status: str | None = None, name: str | None = None, limit: int | None = None
+        self,
+        *,
+        status: str | Sequence[str] | None = None,
+        name: str | None = None,
+        limit: int | None = None,
     ) -> Iterator[Job]:
-        """Jobs, the newest first, fetched by the page; at most `limit`."""
+        """Jobs of these statuses and this name, the newest first, fetched by the page; at most `limit`."""
         cursor, given = None, 0
         while True:
             size = PAGE if limit is None else min(PAGE, limit - given)
@@ -243,6 +250,16 @@ class Client:
     def artifacts(self, job_id: str) -> list[Artifact]:
         """The files that the job delivered, by name."""
         return read(ArtifactList, self._transport.request("GET", f"{job_path(job_id)}/artifacts")).data
+
+    def certificate(self, job_id: str) -> dict[str, Any] | None:
+        """The certificate of a job that delivered one, from its file `certificate.json`."""
+        for artifact in self.artifacts(job_id):
+            if artifact.name == CERTIFICATE:
+                content = self._transport.request("GET", artifact.url).content
+                if hashlib.sha256(content).hexdigest() != artifact.sha256:
+                    raise IntegrityError(f"{job_id}: {CERTIFICATE} is not the file that was announced")
+                return cast("dict[str, Any]", json.loads(content))
+        return None
 
     def download(
         self,

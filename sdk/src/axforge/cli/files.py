@@ -1,0 +1,73 @@
+"""download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from axforge.cli.certificate import render
+from axforge.cli.exits import ExitCode
+from axforge.cli.session import JsonOption, KeyOption, ServerOption, session_of
+from axforge.types import Artifact
+
+
+def download(
+    ctx: typer.Context,
+    job_id: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="Only these files.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write to; default: one named as the job.")
+    ] = None,
+    certificate: Annotated[
+        bool, typer.Option("--certificate", help="Show the certificate afterwards.")
+    ] = False,
+    server: ServerOption = None,
+    api_key: KeyOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Fetch the files of a job. Call it again to go on after a break; what is complete is kept."""
+    session = session_of(ctx, server, api_key, json)
+    folder = output or Path(job_id)
+    console = session.console()
+    with session.client() as client:
+        try:
+            with _bars(console, quiet=session.json) as on_bytes:
+                paths = client.download(job_id, folder, names=names or None, on_bytes=on_bytes)
+        except KeyboardInterrupt:
+            Console(stderr=True, highlight=False).print("Stopped; the same command goes on from here.")
+            raise typer.Exit(ExitCode.DETACHED) from None
+        found = client.certificate(job_id) if certificate else None
+    if session.json:
+        session.write({"files": [str(path) for path in paths], "certificate": found})
+        return
+    for path in paths:
+        console.print(str(path), markup=False, soft_wrap=True)
+    if not paths:
+        console.print(f"{job_id} has delivered no files.", markup=False)
+    if found is not None:
+        console.print(render(found))
+
+
+@contextmanager
+def _bars(console: Console, *, quiet: bool) -> Iterator[Callable[[Artifact, int], None] | None]:
+    """A bar for each file on a terminal; nothing in a pipe."""
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def on_bytes(artifact: Artifact, present: int) -> None:
+            if artifact.name not in tasks:
+                tasks[artifact.name] = bars.add_task(escape(artifact.name), total=artifact.size)
+            bars.update(tasks[artifact.name], completed=present)
+
+        yield on_bytes
