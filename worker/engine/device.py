@@ -19,7 +19,7 @@ _BF16_CAPABILITIES = ("amx_bf16", "avx512_bf16", "avx10_2", "bf16", "sve_bf16")
 class Device:
     """Made by `pick`. `bf16_is_fast` says whether precision `fast` means bf16 autocast or fp32."""
 
-    torch: torch.device
+    torch_device: torch.device
     bf16_is_fast: bool
 
     @staticmethod
@@ -40,16 +40,16 @@ class Device:
     def autocast(self, precision: Precision) -> AbstractContextManager[object]:
         """Context in which matrix products run at `precision`; weights stay fp32."""
         enabled = precision == "bf16" or (precision == "fast" and self.bf16_is_fast)
-        return torch.autocast(self.torch.type, dtype=torch.bfloat16, enabled=enabled)
+        return torch.autocast(self.torch_device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors on this device."""
-        return {name: tensor.to(self.torch, non_blocking=True) for name, tensor in tensors.items()}
+        return {name: tensor.to(self.torch_device, non_blocking=True) for name, tensor in tensors.items()}
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
         """Random numbers from `seed` inside; the outer state comes back at the end."""
-        cuda = [torch.cuda.current_device()] if self.torch.type == "cuda" else []
+        cuda = [torch.cuda.current_device()] if self.torch_device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(seed)
             yield
@@ -57,7 +57,7 @@ class Device:
     @property
     def description(self) -> str:
         """Name of the processor, for the record."""
-        if self.torch.type == "cuda":
-            return torch.cuda.get_device_name(self.torch)
+        if self.torch_device.type == "cuda":
+            return torch.cuda.get_device_name(self.torch_device)
         name = torch.cpu.get_capabilities().get("cpu_name", "cpu")
         return f"{name} ({os.cpu_count()} processors, {torch.get_num_threads()} threads)"

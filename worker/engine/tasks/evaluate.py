@@ -41,7 +41,7 @@ def evaluate(
     The model is put on the device and left in the mode (train or eval) that it was in.
     Raises Stopped between batches when `reporter` says so.
     """
-    model.to(device.torch)
+    model.to(device.torch_device)
     was_training = model.training
     model.eval()
     logits: NDArray[np.float32] | None = None

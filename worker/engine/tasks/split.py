@@ -15,7 +15,7 @@ BATCHES_PER_BUCKET = 32
 
 
 class Batch(NamedTuple):
-    """`inputs` are the model's keyword arguments, each (b, longest); `index` the rows' places in the split."""
+    """`inputs` are the model's keyword arguments, each (b, longest); `index` the places of the rows."""
 
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor

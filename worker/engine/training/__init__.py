@@ -1,0 +1,16 @@
+"""Fine-tuning the dense model, and recovering the approximated one by distillation."""
+
+from worker.engine.training.distil import TeacherCache, distil, matched_layers
+from worker.engine.training.fine_tune import fine_tune
+from worker.engine.training.options import DistilOptions, EpochRecord, FitOptions, FitResult
+
+__all__ = [
+    "DistilOptions",
+    "EpochRecord",
+    "FitOptions",
+    "FitResult",
+    "TeacherCache",
+    "distil",
+    "fine_tune",
+    "matched_layers",
+]

@@ -1,0 +1,179 @@
+"""Recovering an approximated model by learning from the dense one it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from worker.engine.anatomy import anatomy_of
+from worker.engine.device import Device, Precision
+from worker.engine.reporting import Reporter, SilentReporter, Stage
+from worker.engine.tasks.base import Task
+from worker.engine.tasks.split import Batch, Split
+from worker.engine.training.fine_tune import default_epochs, default_learning_rate
+from worker.engine.training.loop import TrainingLoop
+from worker.engine.training.options import DistilOptions, FitResult
+
+EXAMPLES = 120_000
+EPOCHS = (4, 60)
+# A student is smaller and has lost its balance: it takes, and needs, larger steps than fine-tuning.
+LEARNING_RATE_FACTOR = 5.0
+CACHE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """What the dense model answers on one split, computed once.
+
+    logits: (n, outputs) fp32; hidden[i]: (tokens, width) bf16, the states after dense layer i, row after
+    row without padding, as `Split.ids`.
+    """
+
+    logits: torch.Tensor
+    hidden: dict[int, torch.Tensor]
+
+    @staticmethod
+    @torch.no_grad()
+    def of(
+        teacher: PreTrainedModel,
+        split: Split,
+        layers: Sequence[int],
+        *,
+        device: Device,
+        batch_size: int = 64,
+        precision: Precision = "fast",
+        reporter: Reporter | None = None,
+        max_bytes: int = CACHE_BYTES,
+    ) -> TeacherCache:
+        """Run `teacher` over `split` once. The last of `layers` are kept as far as `max_bytes` go."""
+        width = teacher.config.hidden_size
+        kept = _within(sorted(layers), len(split.ids) * width * 2, max_bytes)
+        logits = torch.empty((len(split), teacher.config.num_labels))
+        hidden = {layer: torch.empty((len(split.ids), width), dtype=torch.bfloat16) for layer in kept}
+        teacher.to(device.torch_device).eval()
+        for batch in split.batches(batch_size):
+            if reporter is not None:
+                reporter.check()
+            with device.autocast(precision):
+                output = teacher(**device.put(batch.inputs), output_hidden_states=bool(kept))
+            logits[batch.index] = output.logits.float().cpu()
+            mask, places = batch.inputs["attention_mask"].bool(), split.flat_positions(batch.index)
+            for layer in kept:
+                hidden[layer][places] = output.hidden_states[layer + 1].cpu()[mask].bfloat16()
+        return TeacherCache(logits, hidden)
+
+
+def distil(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel | TeacherCache,
+    train: Split,
+    selection: Split,
+    task: Task,
+    options: DistilOptions,
+    *,
+    device: Device,
+    reporter: Reporter | None = None,
+    stage: Stage = "recover",
+) -> FitResult:
+    """Train `student` in place to answer as `teacher`; afterwards it holds the best epoch's weights.
+
+    Loss = soft * T^2 * KL(teacher / T || student / T)  (Hinton et al. 2015, section 2)
+         + hard * the task's own loss
+         + hidden * mean squared error of hidden states, in units of the teacher's variance:
+           after each layer that is left, the student should hold what the dense model hands to the next
+           layer that is left.
+    A cache (see `TeacherCache.of` and `matched_layers`) serves any number of students of one split.
+    Dropout is off: the teacher's answers regularise. Raises Stopped.
+    """
+    reporter = reporter or SilentReporter()
+    if isinstance(teacher, PreTrainedModel):
+        layers = matched_layers(student) if options.hidden else []
+        teacher = TeacherCache.of(
+            teacher, train, layers, device=device, precision=options.precision, reporter=reporter
+        )
+    loss = _DistillationLoss(student, teacher, train, task, options, device)
+    return TrainingLoop(
+        student,
+        train,
+        selection,
+        task,
+        options,
+        device,
+        reporter,
+        stage,
+        epochs=options.epochs or default_epochs(len(train), EXAMPLES, EPOCHS),
+        learning_rate=options.learning_rate or LEARNING_RATE_FACTOR * default_learning_rate(student),
+        loss_of=loss,
+        dropout=False,
+        message="distilling from the dense model",
+    ).run()
+
+
+def matched_layers(student: PreTrainedModel) -> list[int]:
+    """For each layer that `student` has, the dense layer whose output it should give.
+
+    That is the one before the next layer that is left, and the last one for the last.
+    """
+    shape = anatomy_of(student).full_shape()
+    present = [index for index, layer in enumerate(shape.layers) if layer.present]
+    return [index - 1 for index in present[1:]] + [len(shape.layers) - 1] if present else []
+
+
+class _DistillationLoss:
+    """Mean loss of a batch of the training split."""
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        cache: TeacherCache,
+        train: Split,
+        task: Task,
+        options: DistilOptions,
+        device: Device,
+    ) -> None:
+        self.student, self.cache, self.train = student, cache, train
+        self.task, self.options, self.device = task, options, device
+        layers = enumerate(matched_layers(student)) if options.hidden else ()
+        self.pairs = [(place, layer) for place, layer in layers if layer in cache.hidden]
+        self.variance = {layer: _variance(cache.hidden[layer]) for _, layer in self.pairs}
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        options, target = self.options, self.device.torch_device
+        inputs = self.device.put(batch.inputs)
+        with self.device.autocast(options.precision):
+            output = self.student(**inputs, output_hidden_states=bool(self.pairs))
+        logits, taught = output.logits.float(), self.cache.logits[batch.index].to(target)
+        loss = options.soft * soft_loss(logits, taught, options.temperature)
+        if options.hard:
+            loss = loss + options.hard * self.task.losses(logits, batch.labels.to(target)).mean()
+        if self.pairs:
+            mask, places = inputs["attention_mask"].bool(), self.train.flat_positions(batch.index)
+            for place, layer in self.pairs:
+                wanted = self.cache.hidden[layer][places].to(target).float()
+                held = output.hidden_states[place + 1][mask].float()
+                error = functional.mse_loss(held, wanted) / self.variance[layer]
+                loss = loss + options.hidden / len(self.pairs) * error
+        return loss
+
+
+def soft_loss(logits: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T^2 * KL(teacher || student) at temperature T, mean over samples (Hinton et al. 2015, section 2.1)."""
+    student = functional.log_softmax(logits / temperature, dim=1)
+    teacher = functional.log_softmax(taught / temperature, dim=1)
+    return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def _within(layers: list[int], layer_bytes: int, max_bytes: int) -> list[int]:
+    affordable = int(np.clip(max_bytes // max(1, layer_bytes), 0, len(layers)))
+    return layers[len(layers) - affordable :]
+
+
+def _variance(states: torch.Tensor, rows: int = 4096) -> float:
+    """Variance of the states over tokens, mean over channels, from evenly spaced tokens."""
+    sample = states[:: max(1, len(states) // rows)].float()
+    return float(sample.var(dim=0).mean().clamp_min(1e-6))
