@@ -1,0 +1,69 @@
+"""What can be done with the files that a job delivers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import quote
+
+from app.artifacts import repository
+from app.artifacts.schemas import Artifact, ArtifactList
+from app.conditions import ByteRange
+from app.context import Context
+from app.jobs import repository as jobs
+from app.problems import Gone, NotFound, unknown_job
+from models.artifact import Artifact as ArtifactRow
+from models.store import BlobNotFound, blob_key
+
+
+def list_of(context: Context, tenant: str, job_id: str) -> ArtifactList:
+    """All files of a job; a job that has not succeeded has none."""
+    with context.database.session() as session:
+        if jobs.find(session, tenant, job_id) is None:
+            raise unknown_job(job_id)
+        rows = repository.of_jobs(session, [job_id])
+    return ArtifactList(object="list", data=[describe(row) for row in rows], has_more=False)
+
+
+def find(context: Context, tenant: str, job_id: str, name: str) -> ArtifactRow:
+    """The file of that name.
+
+    Raises:
+        NotFound: no such job, or the job has no such file.
+    """
+    with context.database.session() as session:
+        if jobs.find(session, tenant, job_id) is None:
+            raise unknown_job(job_id)
+        row = repository.find(session, job_id, name)
+    if row is None:
+        raise NotFound(
+            f"The job has no file {name[:100]!r}.",
+            remedy=f"See GET /v1/jobs/{job_id}/artifacts for the names; a job delivers when it succeeds.",
+        )
+    return row
+
+
+def read(context: Context, row: ArtifactRow, part: ByteRange | None) -> Iterator[bytes]:
+    """The bytes, in pieces.
+
+    Raises:
+        Gone: the store has them no longer.
+    """
+    part = part or ByteRange(0, row.size)
+    try:
+        return context.store.open_range(blob_key(row.sha256), part.start, part.end)
+    except BlobNotFound as error:
+        raise Gone("The store has the bytes of this file no longer.", remedy="Run the job again.") from error
+
+
+def describe(row: ArtifactRow) -> Artifact:
+    """The file as the API shows it."""
+    return Artifact(
+        id=row.id,
+        object="artifact",
+        name=row.name,
+        size=row.size,
+        sha256=row.sha256,
+        media_type=row.media_type,
+        created_at=row.created_at,
+        url=f"/v1/jobs/{row.job_id}/artifacts/{quote(row.name)}",
+    )

@@ -1,0 +1,120 @@
+"""Reading a request's body within limits, and JSON or YAML out of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, NoReturn
+
+import yaml
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from app.problems import MalformedBody, TooLarge, UnsupportedMediaType
+
+JSON_TYPES = ("application/json",)
+YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
+
+
+async def bounded_chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    """The body as it arrives.
+
+    Raises:
+        TooLarge: it is longer than `max_bytes`, or says that it will be.
+        MalformedBody: the client went away before its end.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise _too_large(max_bytes)
+    received = 0
+    try:
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > max_bytes:
+                raise _too_large(max_bytes)
+            if chunk:
+                yield chunk
+    except ClientDisconnect as error:
+        raise MalformedBody("The body ended before it was complete.") from error
+
+
+async def read_document(request: Request, max_bytes: int) -> Any:
+    """The JSON or YAML document that the body holds.
+
+    Raises:
+        UnsupportedMediaType: it is said to be something else.
+        MalformedBody: it is not what it is said to be.
+        TooLarge: it is longer than `max_bytes`.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in JSON_TYPES + YAML_TYPES:
+        raise UnsupportedMediaType(
+            f"A body of type {media_type[:60]!r} is not taken here."
+            if media_type
+            else "The request does not say of what type its body is.",
+            remedy="Send JSON with `Content-Type: application/json`, or YAML with `application/yaml`.",
+        )
+    raw = b"".join([chunk async for chunk in bounded_chunks(request, max_bytes)])
+    return parse_json(raw) if media_type in JSON_TYPES else parse_yaml(raw)
+
+
+def parse_json(raw: bytes) -> Any:
+    """JSON as RFC 8259 has it: UTF-8, no NaN, no name twice in an object."""
+    try:
+        return json.loads(
+            raw.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_unique_names
+        )
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise MalformedBody(f"The body is not JSON: {_reason(error)}.") from error
+
+
+def parse_yaml(raw: bytes) -> Any:
+    """One YAML document of plain data; tags, anchors and aliases are refused."""
+    try:
+        return yaml.load(raw.decode("utf-8-sig"), Loader=_PlainLoader)
+    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise MalformedBody(f"The body is not YAML: {_reason(error)}.") from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """A few bytes of aliases may stand for gigabytes, so there are none; nor is a name given twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(problem="anchors and aliases are not taken")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) < len(names):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a name is given twice in one mapping", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise ValueError("a name is given twice in one object")
+    return document
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        return f"{error.problem or 'it cannot be parsed'}{place}"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return str(error)[:200]
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(f"The body is larger than {max_bytes} bytes, the most that is taken here.")

@@ -1,0 +1,1 @@
+"""Candidates: what the search measured."""

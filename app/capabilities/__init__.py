@@ -1,0 +1,1 @@
+"""Capabilities: what this service can do."""

@@ -1,0 +1,48 @@
+"""What the engine can do, told without loading it: the names of `models.spec`, and their use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from models.spec import (
+    ApproximationName,
+    HardAttention,
+    PruneBlocks,
+    PruneHeads,
+    PruneLayers,
+    PruneWeightGroups,
+    Quantize,
+    StrategyName,
+)
+from models.spec.base import Document
+
+Runtime = Literal["onnxruntime", "torch"]
+
+STAGES = ("prepare", "baseline", "analyse", "search", "recover", "export", "certify")
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """An approximation, the form of its step in a recipe, and where it gains something."""
+
+    step: type[Document]
+    element: str
+    gains: Sequence[Literal["speed", "size", "accuracy"]]
+    runtimes: Sequence[Runtime] = ("onnxruntime", "torch")
+
+
+APPROXIMATIONS: dict[ApproximationName, Approximation] = {
+    "prune_layers": Approximation(PruneLayers, "layer", ("speed", "size", "accuracy")),
+    "prune_blocks": Approximation(PruneBlocks, "block", ("speed", "size", "accuracy")),
+    "prune_heads": Approximation(PruneHeads, "head", ("speed", "size", "accuracy")),
+    "prune_weight_groups": Approximation(PruneWeightGroups, "weight group", ("speed", "size", "accuracy")),
+    "hard_attention": Approximation(HardAttention, "layer", ("accuracy",)),
+    "quantize": Approximation(Quantize, "model", ("speed", "size"), ("onnxruntime",)),
+}
+
+STRATEGIES: dict[StrategyName, str] = {
+    "axformer": "Finds what the task does not need by leaving it out, coarse parts first. The accuracy focus "
+    "removes what hinders; the speed and size focuses remove what costs least for what it saves.",
+}

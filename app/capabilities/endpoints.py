@@ -1,0 +1,17 @@
+"""`/v1/capabilities`: what can be asked of this service."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from app.capabilities import service
+from app.capabilities.schemas import Capabilities
+from app.context import Service
+
+router = APIRouter(tags=["capabilities"])
+
+
+@router.get("/v1/capabilities", operation_id="get_capabilities", summary="What this service can do")
+def get_capabilities(context: Service) -> Capabilities:
+    """Tasks, architectures, approximations and strategies, with the JSON Schema of a job spec."""
+    return service.capabilities(context)

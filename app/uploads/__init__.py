@@ -1,0 +1,1 @@
+"""Uploads: models and data sets that users bring."""

@@ -1,0 +1,3 @@
+"""The version of this service; a test holds it against pyproject.toml."""
+
+VERSION = "0.1.0"
