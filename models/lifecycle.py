@@ -15,7 +15,6 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from models.artifact import Artifact
-from models.checkpoint import Checkpoint
 from models.database import after, now
 from models.event import Event
 from models.job import DEFAULT_TENANT, TRANSITIONS, Job, JobStatus
@@ -322,7 +321,6 @@ def _end(session: Session, job_id: str, attempt: int, to: JobStatus, **values: A
     )
     if row is None:
         raise LeaseLost(job_id)
-    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id))
 
 
 def _give_back(
@@ -358,7 +356,6 @@ def _cancel_if_asked(session: Session, job_id: str, attempt: int) -> bool:
     )
     if row is None:
         return False
-    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id))
     _tell(session, job_id, attempt, "job.cancelled", "The job was cancelled.")
     return True
 

@@ -91,7 +91,7 @@ def test_the_happy_life(database: Database, spec: JobSpec) -> None:
     with database.session() as session:
         assert session.scalars(select(Artifact.name)).all() == ["model.onnx"]
         assert session.scalars(select(CandidateRow.number)).all() == [0]
-        assert session.scalars(select(Checkpoint)).all() == []
+        assert [one.name for one in journal.checkpoints(session, job_id)] == ["prepare/done.json"]
 
 
 def test_every_terminal_status_is_final(database: Database, spec: JobSpec) -> None:

@@ -1,0 +1,62 @@
+"""Tops the broker's queue up to the number of queued jobs, because hints may get lost.
+
+`python -m worker.dispatcher` runs one; more than one do no harm. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from models import lifecycle
+from models.database import Database
+from models.settings import Settings
+from worker.celery_app import send_hint, waiting_hints
+
+log = structlog.get_logger(__name__)
+
+
+def top_up(database: Database, broker: str) -> int:
+    """Send the hints that are missing. Returns how many the broker took."""
+    with database.session() as session:
+        queued = lifecycle.claimable(session)
+    if queued == 0:
+        return 0
+    try:
+        missing = queued - waiting_hints(broker)
+    except Exception as error:  # whatever the broker's client raises: the next round tries again
+        log.warning("broker_unreachable", reason=type(error).__name__)
+        return 0
+    return sum(send_hint(broker) for _ in range(missing))
+
+
+def run_forever(stop: threading.Event, settings: Settings) -> None:
+    """Top up until told to stop; survives an unreachable database or broker."""
+    broker = settings.broker
+    if broker is None:
+        raise ValueError("AXFORGE_BROKER_URL is not set: there is no queue to top up")
+    database = Database(settings.database)
+    try:
+        while not stop.is_set():
+            try:
+                top_up(database, broker)
+            except DBAPIError as error:
+                log.warning("database_unreachable", reason=type(error.orig).__name__)
+            stop.wait(settings.dispatch_seconds)
+    finally:
+        database.close()
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run_forever(stop, Settings())
+
+
+if __name__ == "__main__":
+    main()

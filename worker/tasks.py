@@ -1,0 +1,42 @@
+"""The task behind a hint: supervise the job that is next. Thin on purpose, and free of torch."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+from typing import Any
+
+from celery.signals import worker_shutting_down
+
+from models.database import Database
+from models.settings import Settings
+from worker.celery_app import TASK, app
+from worker.leash import signal_on_parent_death
+from worker.supervisor import Supervisor
+
+# One byte shared with the pool's processes: a warm shutdown of Celery waits for a running task
+# without telling it, and a byte can be written from a signal handler without a lock.
+_stop_flag = mmap.mmap(-1, 1)
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _tell_the_pool(**_: Any) -> None:
+    _stop_flag[0] = 1
+
+
+@app.task(name=TASK)  # type: ignore[untyped-decorator]
+def run_next_job() -> None:
+    """Claim the next job and see it through. Without one the hint was superfluous."""
+    signal.signal(signal.SIGTERM, _tell_the_task)
+    signal_on_parent_death(signal.SIGTERM, os.getppid())
+    settings = Settings()
+    database = Database(settings.database)
+    try:
+        Supervisor(database, settings, stopping=lambda: bool(_stop_flag[0])).run_next()
+    finally:
+        database.close()
+
+
+def _tell_the_task(_signal: int, _frame: object) -> None:
+    _stop_flag[0] = 1
