@@ -17,14 +17,14 @@ class AccuracyConstraint(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    max_relative_drop: float | None = None
-    max_absolute_drop: float | None = None
-    min: Annotated[float | None, Field(description="Lowest metric value allowed.")] = None
-    min_gain: Annotated[float | None, Field(description="Optimized minus dense, at least.")] = None
     confidence: Annotated[
         str | float | None,
         Field(description="`point` judges the measured value; 0.95 judges that end of the paired interval."),
     ] = "point"
+    max_absolute_drop: float | None = None
+    max_relative_drop: float | None = None
+    min: Annotated[float | None, Field(description="Lowest metric value allowed.")] = None
+    min_gain: Annotated[float | None, Field(description="Optimized minus dense, at least.")] = None
 
 
 class ApproximationInfo(BaseModel):
@@ -35,12 +35,12 @@ class ApproximationInfo(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    name: str
     description: str
     element: Annotated[str, Field(description="What it is done to.")]
     gains: Annotated[list[str], Field(description="What it can improve: speed, size, accuracy.")]
-    runtimes: Annotated[list[str], Field(description="Where that takes effect.")]
     json_schema: Annotated[dict[str, Any], Field(description="Of its step in a recipe.")]
+    name: str
+    runtimes: Annotated[list[str], Field(description="Where that takes effect.")]
 
 
 class Artifact(BaseModel):
@@ -51,13 +51,13 @@ class Artifact(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    id: str
-    object: str
-    name: Annotated[str, Field(description="Path within the job's delivery.")]
-    size: Annotated[int, Field(description="Bytes.")]
-    sha256: str
-    media_type: str
     created_at: AwareDatetime
+    id: str
+    media_type: str
+    name: Annotated[str, Field(description="Path within the job's delivery.")]
+    object: str
+    sha256: str
+    size: Annotated[int, Field(description="Bytes.")]
     url: Annotated[str, Field(description="Path to download it from.")]
 
 
@@ -69,9 +69,9 @@ class ArtifactList(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    object: str
     data: list[Artifact]
     has_more: bool
+    object: str
 
 
 class Budget(BaseModel):
@@ -82,40 +82,27 @@ class Budget(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    max_minutes: float | None = 60.0
     max_candidates: int | None = 200
+    max_minutes: float | None = 60.0
 
 
-class Candidate(BaseModel):
+class CandidateMeasurements(BaseModel):
     """
-    A recipe that the job tried, with what was measured.
-    """
-
-    model_config = ConfigDict(
-        extra="allow",
-    )
-    object: str
-    job_id: str
-    number: int
-    stage: str
-    recipe: dict[str, Any]
-    measurements: dict[str, Any]
-    accepted: bool
-    reason: Annotated[str, Field(description="Why it was accepted or refused.")]
-    created_at: AwareDatetime
-
-
-class CandidateList(BaseModel):
-    """
-    A page of candidates, by number.
+    Measured on the selection split, except `latency_ms` when `latency_source` says predicted.
     """
 
     model_config = ConfigDict(
         extra="allow",
     )
-    object: str
-    data: list[Candidate]
-    has_more: bool
+    latency_ms: float | None = None
+    latency_source: str | None = None
+    loss: float | None = None
+    macs: Annotated[int, Field(description="Multiply-accumulates for one example of the target's length.")]
+    metric: float | None = None
+    parameters: int
+    size_bytes: int
+    size_reduction: float | None = None
+    speedup: float | None = None
 
 
 class Columns(BaseModel):
@@ -126,9 +113,9 @@ class Columns(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
+    label: str | None = None
     text: str | None = None
     text_pair: str | None = None
-    label: str | None = None
 
 
 class DatasetSource(BaseModel):
@@ -142,24 +129,24 @@ class DatasetSource(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
+    columns: Columns | None = None
+    config: Annotated[str | None, Field(description="Hub configuration; only with `hub`.")] = None
+    format: Annotated[str | None, Field(description="File format; default: by the file's name.")] = None
+    holdout: Annotated[
+        str | None, Field(description="File or hub split that judges; read by the certificate only.")
+    ] = None
     hub: Annotated[str | None, Field(description="Repository on the Hugging Face hub.")] = None
-    revision: Annotated[str | None, Field(description="Commit, tag or branch; only with `hub`.")] = None
-    upload: Annotated[str | None, Field(description="Id answered by POST /v1/uploads.")] = None
-    uri: Annotated[str | None, Field(description="Object or prefix in an object store.")] = None
+    max_train_rows: Annotated[
+        int | None, Field(description="Train on a seeded, stratified sample of at most this many rows.")
+    ] = None
     path: Annotated[
         str | None,
         Field(description="Folder or file of this machine (command line and embedded server only)."),
     ] = None
-    config: Annotated[str | None, Field(description="Hub configuration; only with `hub`.")] = None
-    format: Annotated[str | None, Field(description="File format; default: by the file's name.")] = None
+    revision: Annotated[str | None, Field(description="Commit, tag or branch; only with `hub`.")] = None
     train: Annotated[str | None, Field(description="File or hub split to train on.")] = None
-    holdout: Annotated[
-        str | None, Field(description="File or hub split that judges; read by the certificate only.")
-    ] = None
-    columns: Columns | None = None
-    max_train_rows: Annotated[
-        int | None, Field(description="Train on a seeded, stratified sample of at most this many rows.")
-    ] = None
+    upload: Annotated[str | None, Field(description="Id answered by POST /v1/uploads.")] = None
+    uri: Annotated[str | None, Field(description="Object or prefix in an object store.")] = None
 
 
 class Event(BaseModel):
@@ -170,15 +157,15 @@ class Event(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    id: Annotated[int, Field(description="Rises with time; `after` and `Last-Event-ID` resume behind it.")]
-    object: str
-    job_id: str
     attempt: int
-    type: str
+    created_at: AwareDatetime
+    data: dict[str, Any]
+    id: Annotated[int, Field(description="Rises with time; `after` and `Last-Event-ID` resume behind it.")]
+    job_id: str
     level: str
     message: str
-    data: dict[str, Any]
-    created_at: AwareDatetime
+    object: str
+    type: str
 
 
 class EventList(BaseModel):
@@ -189,9 +176,9 @@ class EventList(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    object: str
     data: list[Event]
     has_more: bool
+    object: str
 
 
 class FieldProblem(BaseModel):
@@ -202,10 +189,35 @@ class FieldProblem(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    pointer: Annotated[str | None, Field(description="RFC 6901 pointer into the body.")] = None
-    parameter: Annotated[str | None, Field(description="Query, path or header parameter.")] = None
     detail: str
+    parameter: Annotated[str | None, Field(description="Query, path or header parameter.")] = None
+    pointer: Annotated[str | None, Field(description="RFC 6901 pointer into the body.")] = None
     remedy: str | None = None
+
+
+class HardAttention(BaseModel):
+    """
+    Keep the `top_k` largest attention probabilities of each row, without re-normalising.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximation: str | None = "hard_attention"
+    layer: int
+    top_k: int | None = 30
+
+
+class Health(BaseModel):
+    """
+    The process is alive.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    status: str
+    version: str
 
 
 class JobError(BaseModel):
@@ -218,10 +230,10 @@ class JobError(BaseModel):
     )
     code: str
     detail: str
-    remedy: str | None
     pointer: Annotated[
         str | None, Field(description="RFC 6901 pointer into the spec, if a field is to blame.")
     ]
+    remedy: str | None
     retryable: bool
 
 
@@ -233,11 +245,11 @@ class JobLinks(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    self: str
-    events: str
-    candidates: str
     artifacts: str
     cancel: str
+    candidates: str
+    events: str
+    self: str
 
 
 class Limits(BaseModel):
@@ -248,11 +260,11 @@ class Limits(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
+    max_candidates: int
+    max_minutes: float
+    max_wait_seconds: float
     spec_max_bytes: int
     upload_max_bytes: int
-    max_wait_seconds: float
-    max_minutes: float
-    max_candidates: int
 
 
 class ModelSource(BaseModel):
@@ -264,36 +276,29 @@ class ModelSource(BaseModel):
         extra="allow",
     )
     hub: Annotated[str | None, Field(description="Repository on the Hugging Face hub.")] = None
-    revision: Annotated[str | None, Field(description="Commit, tag or branch; only with `hub`.")] = None
-    upload: Annotated[str | None, Field(description="Id answered by POST /v1/uploads.")] = None
-    uri: Annotated[str | None, Field(description="Object or prefix in an object store.")] = None
     path: Annotated[
         str | None,
         Field(description="Folder or file of this machine (command line and embedded server only)."),
     ] = None
+    revision: Annotated[str | None, Field(description="Commit, tag or branch; only with `hub`.")] = None
+    upload: Annotated[str | None, Field(description="Id answered by POST /v1/uploads.")] = None
+    uri: Annotated[str | None, Field(description="Object or prefix in an object store.")] = None
 
 
-class Plan(BaseModel):
+class Part(BaseModel):
     """
-    What a job would do, found out without creating it.
+    A part that the service stands on.
     """
 
     model_config = ConfigDict(
         extra="allow",
     )
-    object: str
-    spec: Annotated[dict[str, Any], Field(description="The spec with all defaults filled in.")]
-    spec_digest: str
-    stages: Annotated[list[str], Field(description="Stages that the run goes through, in order.")]
-    strategy: str
-    approximations: Annotated[
-        list[str], Field(description="Those of the spec that the target's runtime can run smaller or faster.")
-    ]
-    max_minutes: Annotated[float, Field(description="The run ends with the best so far after this long.")]
-    warnings: Annotated[list[str], Field(description="What will be ignored, and why.")]
+    detail: str
+    name: str
+    status: str
 
 
-class ProblemDocument(BaseModel):
+class Problem(BaseModel):
     """
     The body of every answer that is not a success (RFC 9457).
     """
@@ -301,17 +306,17 @@ class ProblemDocument(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    type: str
-    title: str
-    status: int
     code: Annotated[str, Field(description="Stable, for programs.")]
     detail: Annotated[str, Field(description="What is wrong, for people.")]
-    remedy: Annotated[str | None, Field(description="What would be right.")] = None
     errors: Annotated[
         list[FieldProblem] | None, Field(description="One entry for every field that is wrong.")
     ] = None
-    retryable: Annotated[bool, Field(description="The same request may succeed later.")]
+    remedy: Annotated[str | None, Field(description="What would be right.")] = None
     request_id: Annotated[str | None, Field(description="Name it when you ask for help.")] = None
+    retryable: Annotated[bool, Field(description="The same request may succeed later.")]
+    status: int
+    title: str
+    type: str
 
 
 class Progress(BaseModel):
@@ -322,14 +327,103 @@ class Progress(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
+    eta_seconds: Annotated[float | None, Field(description="Until the stage ends, where known.")]
+    fraction: Annotated[float | None, Field(description="Of the stage, from 0 to 1, where known.")]
+    message: str
     stage: Annotated[
         str | None, Field(description="prepare, baseline, analyse, search, recover, export or certify.")
     ]
     step: Annotated[int | None, Field(description="Steps of the stage that are done.")]
     total: Annotated[int | None, Field(description="Steps of the stage, where known.")]
-    fraction: Annotated[float | None, Field(description="Of the stage, from 0 to 1, where known.")]
-    eta_seconds: Annotated[float | None, Field(description="Until the stage ends, where known.")]
-    message: str
+
+
+class PruneBlocks(BaseModel):
+    """
+    A whole attention or FFN block is removed: only its residual path and layer norm remain.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximation: str | None = "prune_blocks"
+    blocks: list[str]
+
+
+class PruneHeads(BaseModel):
+    """
+    Heads of one layer are removed: their context is zero.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximation: str | None = "prune_heads"
+    heads: list[int]
+    layer: int
+
+
+class PruneLayers(BaseModel):
+    """
+    Whole layers are skipped: the layer's output is its input.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximation: str | None = "prune_layers"
+    layers: list[int]
+
+
+class PruneWeightGroups(BaseModel):
+    """
+    FFN channels (intermediate neurons) of one layer are removed; the output bias stays.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximation: str | None = "prune_weight_groups"
+    channels: list[int]
+    layer: int
+
+
+class Quantize(BaseModel):
+    """
+    Dynamic int8 of the ONNX export, per output channel, embeddings included.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximation: str | None = "quantize"
+    per_channel: bool | None = True
+    weights: str | None = "int8"
+
+
+class Readiness(BaseModel):
+    """
+    Whether requests can be served; `degraded` serves all of them, only later.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    parts: list[Part]
+    status: str
+
+
+class Recover(BaseModel):
+    """
+    Weights were trained at this point, by distillation from the dense model.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximation: str | None = "recover"
+    epochs: int
+    learning_rate: float
+    seed: int
 
 
 class SizeConstraint(BaseModel):
@@ -340,8 +434,8 @@ class SizeConstraint(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    min_reduction: float | None = None
     max_bytes: int | None = None
+    min_reduction: float | None = None
 
 
 class SpeedConstraint(BaseModel):
@@ -352,10 +446,10 @@ class SpeedConstraint(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    min_speedup: float | None = None
     max_latency_ms: float | None = None
-    percentile: Annotated[str | None, Field(description="Which latency max_latency_ms bounds.")] = "p50"
+    min_speedup: float | None = None
     min_throughput: Annotated[float | None, Field(description="Examples per second.")] = None
+    percentile: Annotated[str | None, Field(description="Which latency max_latency_ms bounds.")] = "p50"
 
 
 class StrategyInfo(BaseModel):
@@ -366,9 +460,9 @@ class StrategyInfo(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    name: str
     description: str
     focuses: list[str]
+    name: str
 
 
 class Target(BaseModel):
@@ -379,9 +473,9 @@ class Target(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
+    batch_size: int | None = 1
     device: str | None = "cpu"
     runtime: str | None = "onnxruntime"
-    batch_size: int | None = 1
     sequence_length: Annotated[
         str | int | None,
         Field(description="Tokens per example; `data` means the lengths that the data set has."),
@@ -397,9 +491,9 @@ class TrainingOptions(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
+    batch_size: int | None = 32
     epochs: Annotated[int | None, Field(description="At most; default by data size.")] = None
     learning_rate: float | None = None
-    batch_size: int | None = 32
     max_length: Annotated[int | None, Field(description="Longer examples are cut, in tokens.")] = 128
 
 
@@ -411,8 +505,8 @@ class UploadKinds(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    model: list[str]
     dataset: list[str]
+    model: list[str]
 
 
 class Capabilities(BaseModel):
@@ -423,21 +517,21 @@ class Capabilities(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    object: str
-    version: str
-    tasks: list[str]
-    metrics: list[str]
-    architectures: Annotated[list[str], Field(description="`model_type`s of base models.")]
     approximations: list[ApproximationInfo]
-    strategies: list[StrategyInfo]
-    stages: list[str]
-    exports: list[str]
-    runtimes: list[str]
+    architectures: Annotated[list[str], Field(description="`model_type`s of base models.")]
     devices: list[str]
-    sources: Annotated[list[str], Field(description="Where models and data may come from.")]
-    uploads: UploadKinds
-    limits: Limits
+    exports: list[str]
     job_spec_schema: Annotated[dict[str, Any], Field(description="JSON Schema (2020-12) of POST /v1/jobs.")]
+    limits: Limits
+    metrics: list[str]
+    object: str
+    runtimes: list[str]
+    sources: Annotated[list[str], Field(description="Where models and data may come from.")]
+    stages: list[str]
+    strategies: list[StrategyInfo]
+    tasks: list[str]
+    uploads: UploadKinds
+    version: str
 
 
 class Constraints(BaseModel):
@@ -449,55 +543,6 @@ class Constraints(BaseModel):
     speed: SpeedConstraint | None = None
 
 
-class Job(BaseModel):
-    """
-    A job: what was asked, how far it is, what came out.
-    """
-
-    model_config = ConfigDict(
-        extra="allow",
-    )
-    id: str
-    object: str
-    name: str
-    status: str
-    done: Annotated[
-        bool, Field(description="The status will not change any more. Wait for this, not for a status.")
-    ]
-    constraints_met: Annotated[bool | None, Field(description="Known once the job has succeeded.")]
-    cancel_requested: bool
-    progress: Progress | None
-    attempt: Annotated[int, Field(description="Runs so far; a worker that is lost gives a new one.")]
-    error: JobError | None
-    result: Annotated[
-        dict[str, Any] | None, Field(description="What the run delivered, with its certificate.")
-    ]
-    artifacts: list[Artifact]
-    metadata: dict[str, str]
-    spec: Annotated[dict[str, Any], Field(description="The spec with all defaults filled in.")]
-    spec_digest: str
-    created_at: AwareDatetime
-    updated_at: AwareDatetime
-    started_at: AwareDatetime | None
-    finished_at: AwareDatetime | None
-    expires_at: AwareDatetime | None
-    links: JobLinks
-
-
-class JobList(BaseModel):
-    """
-    A page of jobs, the newest first.
-    """
-
-    model_config = ConfigDict(
-        extra="allow",
-    )
-    object: str
-    data: list[Job]
-    has_more: bool
-    next_cursor: Annotated[str | None, Field(description="Give it as `cursor` for the next page.")]
-
-
 class JobSpec(BaseModel):
     """
     A job as the user writes it (YAML or JSON).
@@ -506,33 +551,63 @@ class JobSpec(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    name: str | None = "job"
-    base_model: ModelSource
-    task: str | None = "text-classification"
-    dataset: DatasetSource
-    metric: str | None = "accuracy"
-    constraints: Constraints | None = None
-    focus: str | None = "speed"
-    target: Target | None = None
-    strategy: str | None = "axformer"
     approximations: Annotated[
         list[str] | None, Field(description="What may be done to the model; default: all.")
     ] = None
+    base_model: ModelSource
+    baseline: TrainingOptions | None = None
+    budget: Budget | None = None
+    constraints: Constraints | None = None
+    dataset: DatasetSource
+    exports: list[str] | None = None
     fine_tune: Annotated[
         bool | None,
         Field(
             description="Train the base on the task first; default: only if it has no trained head for it."
         ),
     ] = None
-    baseline: TrainingOptions | None = None
+    focus: str | None = "speed"
+    metadata: Annotated[dict[str, str] | None, Field(description="Up to 16 pairs of your own.")] = None
+    metric: str | None = "accuracy"
+    name: str | None = "job"
     recovery: Annotated[
         TrainingOptions | str | None,
         Field(description="Distillation after approximation; `off` for retraining-free."),
     ] = None
-    budget: Budget | None = None
-    exports: list[str] | None = None
-    metadata: Annotated[dict[str, str] | None, Field(description="Up to 16 pairs of your own.")] = None
     seed: int | None = 0
+    strategy: str | None = "axformer"
+    target: Target | None = None
+    task: str | None = "text-classification"
+
+
+class Plan(BaseModel):
+    """
+    What a job would do, found out without creating it.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximations: Annotated[
+        list[str], Field(description="Those of the spec that the target's runtime can run smaller or faster.")
+    ]
+    max_minutes: Annotated[float, Field(description="The run ends with the best so far after this long.")]
+    object: str
+    spec: Annotated[JobSpec, Field(description="The spec with all defaults filled in.")]
+    spec_digest: str
+    stages: Annotated[list[str], Field(description="Stages that the run goes through, in order.")]
+    strategy: str
+    warnings: Annotated[list[str], Field(description="What will be ignored, and why.")]
+
+
+class Recipe(BaseModel):
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    steps: (
+        list[PruneLayers | PruneBlocks | PruneHeads | PruneWeightGroups | HardAttention | Quantize | Recover]
+        | None
+    ) = None
 
 
 class Upload(BaseModel):
@@ -543,15 +618,15 @@ class Upload(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    id: str
-    object: str
-    kind: str
-    filename: str
-    size: Annotated[int, Field(description="Bytes.")]
-    sha256: str
-    media_type: str
     created_at: AwareDatetime
     expires_at: AwareDatetime | None
+    filename: str
+    id: str
+    kind: str
+    media_type: str
+    object: str
+    sha256: str
+    size: Annotated[int, Field(description="Bytes.")]
 
 
 class UploadList(BaseModel):
@@ -562,7 +637,88 @@ class UploadList(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    object: str
     data: list[Upload]
     has_more: bool
     next_cursor: Annotated[str | None, Field(description="Give it as `cursor` for the next page.")]
+    object: str
+
+
+class Candidate(BaseModel):
+    """
+    A recipe that the job tried, with what was measured.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    accepted: bool
+    created_at: AwareDatetime
+    job_id: str
+    measurements: CandidateMeasurements
+    number: int
+    object: str
+    reason: Annotated[str, Field(description="Why it was accepted or refused.")]
+    recipe: Recipe
+    stage: str
+
+
+class CandidateList(BaseModel):
+    """
+    A page of candidates, by number.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    data: list[Candidate]
+    has_more: bool
+    object: str
+
+
+class Job(BaseModel):
+    """
+    A job: what was asked, how far it is, what came out.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    artifacts: list[Artifact]
+    attempt: Annotated[int, Field(description="Runs so far; a worker that is lost gives a new one.")]
+    cancel_requested: bool
+    constraints_met: Annotated[bool | None, Field(description="Known once the job has succeeded.")]
+    created_at: AwareDatetime
+    done: Annotated[
+        bool, Field(description="The status will not change any more. Wait for this, not for a status.")
+    ]
+    error: JobError | None
+    expires_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    id: str
+    links: JobLinks
+    metadata: dict[str, str]
+    name: str
+    object: str
+    progress: Progress | None
+    result: Annotated[
+        dict[str, Any] | None, Field(description="What the run delivered, with its certificate.")
+    ]
+    spec: Annotated[JobSpec, Field(description="The spec with all defaults filled in.")]
+    spec_digest: str
+    started_at: AwareDatetime | None
+    status: str
+    updated_at: AwareDatetime
+
+
+class JobList(BaseModel):
+    """
+    A page of jobs, the newest first.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    data: list[Job]
+    has_more: bool
+    next_cursor: Annotated[str | None, Field(description="Give it as `cursor` for the next page.")]
+    object: str

@@ -16,14 +16,19 @@ JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 def read(model: type[Answer], response: httpx.Response) -> Answer:
     """The body as `model`; raises `AxforgeError` when the server is none of ours."""
+    return parse(model, response.content, str(response.url.copy_with(query=None)))
+
+
+def parse(model: type[Answer], document: bytes | str, origin: str) -> Answer:
+    """A JSON document as `model`; raises `AxforgeError` naming its origin when it does not fit."""
     try:
-        return model.model_validate_json(response.content)
+        return model.model_validate_json(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the body"
         raise AxforgeError(
-            f"{response.url.copy_with(query=None)} answers something that is no {model.__name__} "
-            f"({where}: {first['msg']}); is this an axforge server of version 0.1 or later?"
+            f"{origin} answers something that is no {model.__name__} ({where}: {first['msg']}); "
+            "is this an axforge server of version 0.1 or later?"
         ) from error
 
 

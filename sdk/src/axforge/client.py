@@ -296,15 +296,14 @@ class Client:
     def upload(self, path: str | Path, kind: Literal["model", "dataset"]) -> Upload:
         """Send a file, or a folder as a tar.gz, without loading it into memory.
 
-        Hidden files and pickled weights of a folder stay behind. Raises `SpecError` when there is
-        nothing to send.
+        The server refuses it if its digest changed on the way. Hidden files and pickled weights of a
+        folder stay behind. Raises `SpecError` when there is nothing to send.
         """
         with packing.parcel(Path(path)) as parcel:
-            response = self._transport.send_once(
-                "POST",
+            response = self._transport.send_file(
                 "/v1/uploads",
-                params={"kind": kind},
-                files={"file": (parcel.name, parcel.file)},
+                parcel.file,
+                params={"kind": kind, "filename": parcel.name, "sha256": parcel.sha256()},
                 timeout=httpx.Timeout(self._timeout, read=None, write=None),
             )
         return read(Upload, response)

@@ -8,7 +8,7 @@ from typing import Protocol
 import httpx
 
 from axforge import sse
-from axforge.answers import job_path
+from axforge.answers import job_path, parse
 from axforge.errors import ConnectionFailed, ProblemError
 from axforge.retries import RetryPolicy
 from axforge.transport import Transport
@@ -75,8 +75,13 @@ class EventFollower:
                 if not response.headers.get("content-type", "").startswith(STREAM):
                     return False
                 for message in sse.parse(response.iter_text()):
-                    if message.data and message.id.isdigit() and int(message.id) > self.last:
-                        yield self._accept(Event.model_validate_json(message.data))
+                    if message.event == "end":
+                        break
+                    if message.event != "event":
+                        continue
+                    event = parse(Event, message.data, path)
+                    if event.id > self.last:
+                        yield self._accept(event)
         except ProblemError as problem:
             if problem.status != httpx.codes.NOT_ACCEPTABLE:
                 raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import re
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -13,16 +15,27 @@ from typing import IO
 
 from axforge.errors import SpecError
 
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"})
+CHUNK = 1 << 20
+PICKLE_SUFFIXES = frozenset(
+    {".bin", ".ckpt", ".dill", ".h5", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
+)
+"""Endings of files that are, or may hold, pickles."""
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """An open file to be sent, its name at the server and its bytes."""
+    """An open, seekable file to be sent, and its name at the server."""
 
     name: str
     file: IO[bytes]
-    size: int
+
+    def sha256(self) -> str:
+        """Digest of all its bytes; leaves the file at its end."""
+        digest = hashlib.sha256()
+        self.file.seek(0)
+        while chunk := self.file.read(CHUNK):
+            digest.update(chunk)
+        return digest.hexdigest()
 
 
 @contextmanager
@@ -34,16 +47,14 @@ def parcel(path: Path) -> Iterator[Parcel]:
     if path.is_dir():
         with tempfile.TemporaryFile(suffix=".tar.gz") as file:
             _pack(path, file)
-            size = file.tell()
-            file.seek(0)
-            yield Parcel(name=f"{path.resolve().name or 'folder'}.tar.gz", file=file, size=size)
+            yield Parcel(name=_plain(f"{path.resolve().name or 'folder'}.tar.gz"), file=file)
     elif path.is_file():
         if path.suffix.lower() in PICKLE_SUFFIXES:
             raise SpecError(
                 f"{path} may hold pickled weights, which are never sent; save the model as safetensors"
             )
         with path.open("rb") as file:
-            yield Parcel(name=path.name, file=file, size=path.stat().st_size)
+            yield Parcel(name=_plain(path.name), file=file)
     else:
         raise SpecError(f"there is no file or folder at {path}")
 
@@ -66,6 +77,11 @@ def _pack(folder: Path, file: IO[bytes]) -> None:
             info.mode = 0o644
             with path.open("rb") as content:
                 archive.addfile(info, content)
+
+
+def _plain(name: str) -> str:
+    """The name in letters that the server takes; its end, which tells the format, is kept."""
+    return "x" * (not name[0].isalnum()) + re.sub(r"[^\w .+@()=,-]", "_", name)[-190:].lstrip(" .")
 
 
 def _is_sent(path: Path, folder: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -66,22 +66,28 @@ class Transport:
         """
         request = self._http.build_request(
             method,
-            path,
+            _below_server(path),
             params=_given(params),
             json=json,
             headers=dict(headers or {}),
             timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
         )
         retriable = method in IDEMPOTENT_METHODS if idempotent is None else idempotent
-        return self._send(request, retriable=retriable, stream=False)
+        return self._send(lambda: request, retriable=retriable, stream=False)
 
-    def send_once(
-        self, method: str, path: str, *, timeout: httpx.Timeout | None = None, **parts: Any
+    def send_file(
+        self, path: str, file: IO[bytes], *, params: Mapping[str, str], timeout: httpx.Timeout
     ) -> httpx.Response:
-        """Send a body that cannot be sent a second time (a stream), without retries."""
-        limit = httpx.USE_CLIENT_DEFAULT if timeout is None else timeout
-        request = self._http.build_request(method, path, timeout=limit, **parts)
-        return self._send(request, retriable=False, stream=False)
+        """POST the bytes of a seekable file, from its beginning at every attempt."""
+
+        def request() -> httpx.Request:
+            file.seek(0)
+            headers = {"Content-Type": "application/octet-stream"}
+            return self._http.build_request(
+                "POST", path, params=params, content=file, headers=headers, timeout=timeout
+            )
+
+        return self._send(request, retriable=True, stream=False)
 
     @contextmanager
     def stream(
@@ -99,23 +105,28 @@ class Transport:
         """
         request = self._http.build_request(
             "GET",
-            path,
+            _below_server(path),
             params=_given(params),
             headers=dict(headers or {}),
             timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
         )
-        response = self._send(request, retriable=True, stream=True, accept=accept)
+        response = self._send(lambda: request, retriable=True, stream=True, accept=accept)
         try:
             yield response
         finally:
             response.close()
 
     def _send(
-        self, request: httpx.Request, *, retriable: bool, stream: bool, accept: tuple[int, ...] = ()
+        self,
+        request: Callable[[], httpx.Request],
+        *,
+        retriable: bool,
+        stream: bool,
+        accept: tuple[int, ...] = (),
     ) -> httpx.Response:
         attempt = 0
         while True:
-            failure, asked = self._attempt(request, stream=stream, accept=accept)
+            failure, asked = self._attempt(request(), stream=stream, accept=accept)
             if isinstance(failure, httpx.Response):
                 return failure
             may_retry = isinstance(failure, ConnectionFailed) or _worth_retrying(failure)
@@ -143,7 +154,7 @@ class Transport:
 
     def _unreachable(self, error: httpx.TransportError) -> str:
         if isinstance(error, httpx.ConnectError):
-            return f"No server answers at {self.base_url} ({error})."
+            return f"No server answers at {self.base_url} ({error}). Is it running, and is the address right?"
         reason = str(error) or type(error).__name__
         return f"The connection to {self.base_url} failed: {reason}"
 
@@ -173,6 +184,13 @@ def _may_follow(request: httpx.Request) -> bool:
     httpx drops the Authorization header when the redirect leaves the origin.
     """
     return request.method == "GET"
+
+
+def _below_server(path: str) -> str:
+    """A path as the server names it; an address elsewhere would be sent the key."""
+    if not path.startswith("/") or path.startswith("//"):
+        raise AxforgeError(f"the server names {path!r}, which is no path of its own")
+    return path
 
 
 def _given(params: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -11,13 +11,15 @@ from axforge.cli.exits import ExitCode
 from axforge.cli.progress import ProgressView
 from axforge.cli.session import Session
 from axforge.client import Client
+from axforge.errors import ConnectionFailed
 from axforge.types import Candidate, Event, Job
 
 
 def follow(session: Session, client: Client, job_id: str) -> NoReturn:
     """Show the job's progress to its end, then leave with its exit status.
 
-    An interrupt (Ctrl-C) lets go of the job, which goes on at the server, and leaves with 130.
+    An interrupt (Ctrl-C) lets go of the job, which goes on at the server, and leaves with 130; so
+    does a connection that stays broken, with 1.
     """
     try:
         with ProgressView(session.console(), json=session.json) as view:
@@ -35,22 +37,14 @@ def follow(session: Session, client: Client, job_id: str) -> NoReturn:
     except KeyboardInterrupt:
         _say_detached(job_id)
         raise typer.Exit(ExitCode.DETACHED) from None
-    finish(session, job)
-
-
-def finish(session: Session, job: Job) -> NoReturn:
-    """Say how the job ended and leave: 0 constraints met, 3 not met, 1 failed or cancelled."""
-    if session.json:
-        session.write({"type": "job", "job": job.model_dump(mode="json")})
-    elif job.status == "succeeded":
-        session.console().print(f"Download: axforge download {job.id}", markup=False, soft_wrap=True)
-    else:
-        show_job_error(job)
-    raise typer.Exit(outcome(job))
+    except ConnectionFailed:
+        _say_detached(job_id)
+        raise
+    _finish(session, job)
 
 
 def outcome(job: Job) -> ExitCode:
-    """The exit status that a job's end stands for."""
+    """The exit status that an end stands for: 0 constraints met, 3 not met, 1 failed or cancelled."""
     if job.status != "succeeded":
         return ExitCode.FAILED
     return ExitCode.OK if job.constraints_met else ExitCode.NOT_MET
@@ -65,6 +59,16 @@ def show_job_error(job: Job) -> None:
         console.print(f"{where}{job.error.detail} ({job.error.code})", markup=False)
         if job.error.remedy:
             console.print(job.error.remedy, style="green", markup=False)
+
+
+def _finish(session: Session, job: Job) -> NoReturn:
+    if session.json:
+        session.write({"type": "job", "job": job.model_dump(mode="json")})
+    elif job.status == "succeeded":
+        session.console().print(f"Download: axforge download {job.id}", markup=False, soft_wrap=True)
+    else:
+        show_job_error(job)
+    raise typer.Exit(outcome(job))
 
 
 class _Watching:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from axforge.cli.certificate import render
 from axforge.cli.exits import ExitCode
-from axforge.cli.following import finish, follow, show_job_error
+from axforge.cli.following import follow, show_job_error
 from axforge.cli.progress import duration
 from axforge.cli.session import JsonOption, KeyOption, ServerOption, Session, session_of
 from axforge.client import Client
@@ -91,9 +91,7 @@ def status(
 def events(
     ctx: typer.Context,
     job_id: JobArgument,
-    following: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the job is done; exit status as for submit.")
-    ] = False,
+    following: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is done.")] = False,
     after: Annotated[int, typer.Option(min=0, help="Only events behind this one.")] = 0,
     server: ServerOption = None,
     api_key: KeyOption = None,
