@@ -72,7 +72,7 @@ def compare(
     inputs: BenchInputs,
     *,
     threads: int,
-    rounds: int = 7,
+    rounds: int = 13,
     warmup: int = 5,
     seconds: float = 14.0,
     on_round: Callable[[], None] = lambda: None,

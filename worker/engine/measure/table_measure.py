@@ -19,7 +19,7 @@ from worker.engine.measure.latency_table import Dimensions, LatencyTable
 from worker.engine.measure.probing import ModelFile, Probe, probe
 from worker.engine.measure.table_fit import Stack, fit, planned_stacks
 
-ROUNDS = 3
+ROUNDS = 5
 VERSION = 1  # of the method: tables measured in another way are not read back
 
 

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.engine.measure.graphs import token_rows, write_classifier
+from worker.engine.errors import Stopped
+from worker.engine.measure.inputs import BenchInputs
+from worker.engine.measure.latency import Comparison, Timing, compare
+from worker.engine.measure.probing import ModelFile
+
+
+def test_a_model_of_a_tenth_of_the_products_is_faster(tmp_path: Path) -> None:
+    large = write_classifier(tmp_path / "large.onnx", products=60, width=256)
+    small = write_classifier(tmp_path / "small.onnx", products=6, width=256)
+    rounds = []
+    compared = compare(
+        {"dense": ModelFile(large), "optimized": ModelFile(small)},
+        BenchInputs.sample(token_rows(64), batch_size=2, calls=32),
+        threads=1,
+        rounds=5,
+        seconds=2.0,
+        on_round=lambda: rounds.append(1),
+    )
+    assert len(rounds) == 5
+    assert compared.ratios("dense", "optimized").shape == (5,)
+    assert compared.speedup("dense", "optimized") > 2.0
+    assert compared.speedup("optimized", "dense") < 0.5
+    assert compared["dense"].calls_ms.size >= 5 * 32, "a single shot is no measurement"
+    assert compared["dense"].p95 >= compared["dense"].p50 > compared["optimized"].p50
+    assert compared["optimized"].throughput > compared["dense"].throughput
+
+
+def test_speedup_is_the_median_of_the_ratios_within_rounds() -> None:
+    dense = Timing(np.array([[4.0, 4.0], [40.0, 40.0], [6.0, 6.0]]), 4)
+    optimized = Timing(np.array([[2.0, 2.0], [20.0, 20.0], [2.0, 2.0]]), 4)
+    compared = Comparison({"dense": dense, "optimized": optimized})
+    assert compared.ratios("dense", "optimized").tolist() == [2.0, 2.0, 3.0]
+    assert compared.speedup("dense", "optimized") == 2.0
+    assert compared.spread("dense", "optimized") == pytest.approx(0.5)
+    assert dense.mean == 6.0
+    assert dense.throughput == pytest.approx(1000 * 4 / 12.0)
+    assert optimized.p50 == 2.0
+
+
+def test_stopping_between_rounds_leaves_the_comparison(tmp_path: Path) -> None:
+    model = ModelFile(write_classifier(tmp_path / "model.onnx"))
+
+    def stop() -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        compare(
+            {"dense": model},
+            BenchInputs.sample(token_rows(4), batch_size=1, calls=4),
+            threads=1,
+            seconds=0.5,
+            on_round=stop,
+        )
+
+
+def test_too_few_rounds_are_refused() -> None:
+    with pytest.raises(ValueError, match="rounds"):
+        compare({}, BenchInputs.in_order([[1]], batch_size=1), threads=1, rounds=1)
