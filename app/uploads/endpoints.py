@@ -17,7 +17,7 @@ from app.context import Service, Tenant
 from app.pages import Cursor, Limit
 from app.pointers import FieldProblem
 from app.problems import InvalidRequest, UnsupportedMediaType
-from app.uploads import service
+from app.uploads import multipart, service
 from app.uploads.kinds import type_of
 from app.uploads.schemas import Upload, UploadList
 from models.upload import UploadKind
@@ -25,13 +25,21 @@ from models.upload import UploadKind
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
 UploadId = Annotated[str, Path(max_length=64, description="Id of an upload, such as `upl_0190…`.")]
-REFUSED_TYPES = ("multipart/", "application/x-www-form-urlencoded")
+FORM_TYPE = "application/x-www-form-urlencoded"
+FORM_OVERHEAD_BYTES = 64 * 1024
+FILE_NAME = re.compile(r"\w[\w .+@()=,-]{0,199}")
 REPR_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
+BYTES = {"type": "string", "format": "binary"}
 UPLOAD_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "The bytes of the file, as they are.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "description": "The bytes of the file, as they are or as the file of a form.",
+        "content": {
+            "application/octet-stream": {"schema": BYTES},
+            "multipart/form-data": {
+                "schema": {"type": "object", "properties": {"file": BYTES}, "required": ["file"]}
+            },
+        },
     }
 }
 
@@ -56,12 +64,9 @@ async def create_upload(
     tenant: Tenant,
     kind: Annotated[UploadKind, Query(description="What the file is.")],
     filename: Annotated[
-        str,
-        Query(
-            pattern=r"^\w[\w .+@()=,-]{0,199}$",
-            description="Name of the file, without folders; its ending tells the format.",
-        ),
-    ],
+        str | None,
+        Query(description="Name of the file, without folders; its ending tells the format. A form names it."),
+    ] = None,
     sha256: Annotated[
         str | None,
         Query(pattern=r"^[0-9a-f]{64}$", description="Refuse the file if its digest is another."),
@@ -69,9 +74,17 @@ async def create_upload(
     repr_digest: Annotated[str | None, Header(description="The same, as in RFC 9530.")] = None,
 ) -> Response:
     """Send the file as the body; it is stored while it arrives. A model comes as a zip or tar archive."""
-    _refuse_forms(request)
-    announced = service.Announced(kind, filename, type_of(kind, filename), sha256 or _digest_in(repr_digest))
-    body = bounded_chunks(request, context.settings.upload_max_bytes)
+    body = bounded_chunks(request, context.settings.upload_max_bytes + FORM_OVERHEAD_BYTES)
+    content_type = request.headers.get("content-type", "")
+    if content_type.lower().startswith(multipart.MEDIA_TYPE):
+        form = multipart.FormFile(content_type, body)
+        filename = filename or await form.filename()
+        body = form.chunks()
+    elif content_type.lower().startswith(FORM_TYPE):
+        # What curl says of any body unless told otherwise; taken as it is it would be a surprise.
+        raise UnsupportedMediaType("The file is said to be a form.", remedy=multipart.HOW_TO_SEND)
+    name = _checked_name(filename)
+    announced = service.Announced(kind, name, type_of(kind, name), sha256 or _digest_in(repr_digest))
     upload = await anyio.to_thread.run_sync(
         service.receive, context, tenant, announced, _from_thread(body), limiter=context.uploading
     )
@@ -119,14 +132,14 @@ def _from_thread(chunks: AsyncIterator[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _refuse_forms(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").lower()
-    if media_type.startswith(REFUSED_TYPES):
-        raise UnsupportedMediaType(
-            "The file is taken as the body itself, not inside a form.",
-            remedy="Send the bytes with `Content-Type: application/octet-stream`, "
-            "as `curl --data-binary @FILE -H 'Content-Type: application/octet-stream'` does.",
-        )
+def _checked_name(filename: str | None) -> str:
+    if filename is not None and FILE_NAME.fullmatch(filename):
+        return filename
+    raise _wrong(
+        "filename",
+        "This is no plain file name." if filename else "The file has no name.",
+        "Give a name of letters, digits, spaces and ._+@()=,- without folders, such as `filename=data.csv`.",
+    )
 
 
 def _digest_in(header: str | None) -> str | None:
@@ -140,9 +153,13 @@ def _digest_in(header: str | None) -> str | None:
 
 
 def _unknown_digest() -> str:
-    problem = FieldProblem(
-        parameter="Repr-Digest",
-        detail="The header holds no SHA-256.",
-        remedy="Give `sha-256=:BASE64:` (RFC 9530), or leave it out.",
+    raise _wrong(
+        "Repr-Digest",
+        "The header holds no SHA-256.",
+        "Give `sha-256=:BASE64:` (RFC 9530), or leave it out.",
     )
-    raise InvalidRequest(problem.detail, remedy=problem.remedy, errors=[problem])
+
+
+def _wrong(parameter: str, detail: str, remedy: str) -> InvalidRequest:
+    problem = FieldProblem(parameter=parameter, detail=detail, remedy=remedy)
+    return InvalidRequest(detail, remedy=remedy, errors=[problem])

@@ -67,6 +67,12 @@ class JobSpec(Document):
     ] = Field(default_factory=dict, max_length=16, description="Up to 16 pairs of your own.")
     seed: int = Field(0, ge=0, lt=2**31)
 
+    @field_validator("recovery", mode="before")
+    @classmethod
+    def _off_in_yaml(cls, value: object) -> object:
+        # YAML 1.1 reads a bare `off` as false.
+        return "off" if value is False else value
+
     @field_validator("approximations", "exports")
     @classmethod
     def _no_repeats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
