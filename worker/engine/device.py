@@ -26,7 +26,7 @@ class Device:
     def pick(kind: Literal["cpu", "cuda", "auto"] = "auto", *, threads: int | None = None) -> Device:
         """The device of that kind (`auto`: cuda where there is one).
 
-        `threads` bounds the processors that torch uses. Raises RuntimeError when cuda is asked for and absent.
+        `threads` bounds the processors that torch uses. Raises RuntimeError without the cuda asked for.
         """
         if threads is not None:
             torch.set_num_threads(threads)

@@ -20,6 +20,6 @@ def disk_room(what: str) -> Iterator[None]:
         if error.errno in _NO_ROOM or "No space left on device" in str(error):
             raise DiskFull(
                 f"the worker's disk is full while writing {what}",
-                remedy="free space on the worker, or point its work folder to a larger disk, and submit again",
+                remedy="free space on the worker or give it a larger work folder, and submit again",
             ) from error
         raise

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from models.spec import DatasetSource
 from worker.engine.errors import DatasetError, SourceError
 from worker.engine.prepare.hub import HubRepository
-from worker.engine.prepare.tables import format_of
+from worker.engine.prepare.tables import SUFFIXES, format_of
 
 POINTER = "/dataset"
 SPLIT_NAMES: dict[str, tuple[str, ...]] = {
@@ -77,14 +77,14 @@ def _from_hub(source: DatasetSource, folder: Path, endpoint: str | None) -> Data
         endpoint=endpoint,
         pointer=POINTER,
     )
-    every = repository.files()
+    every = repository.files([f"*{suffix}*" for suffix in SUFFIXES])
     names = [name for name in every if _is_data(name)]
     if not names:
         scripted = any(name.endswith(".py") for name in every)
         raise DatasetError(
             f"hub data set {source.hub!r} holds no csv, jsonl or parquet file"
             + (" but a loading script, which is never run" if scripted else ""),
-            remedy="try revision refs/convert/parquet, where the hub keeps converted copies, or upload the files",
+            remedy="try revision refs/convert/parquet (the hub's own conversion), or upload the files",
             pointer=f"{POINTER}/hub",
         )
     names = _of_config(source, names)
@@ -128,7 +128,7 @@ def _of_config(source: DatasetSource, names: list[str]) -> list[str]:
 
 
 def _name_parts(name: str) -> tuple[str, ...]:
-    return tuple(PurePosixPath(name).parts[:-1]) + (PurePosixPath(name).name.split(".")[0],)
+    return (*PurePosixPath(name).parts[:-1], PurePosixPath(name).name.split(".")[0])
 
 
 def _folders(names: Sequence[str]) -> str:

@@ -12,18 +12,17 @@ from typing import Literal
 import httpx2
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
-    DisabledRepoError,
-    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     RevisionResolutionError,
 )
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from worker.engine.errors import SourceError
 from worker.engine.prepare.disk import disk_room
@@ -63,11 +62,18 @@ class HubRepository:
             record.write_text(json.dumps({"asked": asked, "commit": commit}))
         return HubRepository(name, kind, commit, endpoint, pointer)
 
-    def files(self) -> list[str]:
-        """Names of all files of the commit. Raises SourceError."""
-        with _told(self.name, self.commit, self.pointer):
+    def files(self, patterns: Sequence[str]) -> list[str]:
+        """Names of all files of the commit; where the hub is out of reach, those that an earlier download
+        of `patterns` left on this machine. Raises SourceError.
+        """
+        try:
             api = HfApi(endpoint=self.endpoint)
             return sorted(api.list_repo_files(self.name, repo_type=self.kind, revision=self.commit))
+        except (OfflineModeIsEnabled, httpx2.TransportError):
+            folder = self.snapshot(patterns, local_only=True)
+            return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+        except (HfHubHTTPError, HFValidationError) as error:
+            raise _refused(error, self.name, self.commit, self.pointer) from error
 
     def file(self, name: str) -> Path | None:
         """One file, downloaded; None where the repository has none of that name. Raises SourceError."""
@@ -85,7 +91,7 @@ class HubRepository:
         except _NoSuchFile:
             return None
 
-    def snapshot(self, patterns: Sequence[str]) -> Path:
+    def snapshot(self, patterns: Sequence[str], *, local_only: bool = False) -> Path:
         """Folder with the files that match `patterns`, in the hub's cache of this machine.
 
         Raises SourceError, DiskFull.
@@ -99,6 +105,7 @@ class HubRepository:
                     revision=self.commit,
                     endpoint=self.endpoint,
                     allow_patterns=list(patterns),
+                    local_files_only=local_only,
                 )
             )
 
@@ -112,43 +119,35 @@ def _told(name: str, revision: str | None, pointer: str) -> Iterator[None]:
     """Turn what the hub client raises into SourceError; its own texts may hold URLs and local paths."""
     try:
         yield
+    except RemoteEntryNotFoundError as error:
+        raise _NoSuchFile(name) from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise _refused(error, name, revision, pointer) from error
     except (OfflineModeIsEnabled, RevisionResolutionError, LocalEntryNotFoundError) as error:
         raise _unreachable(name, pointer) from error
-    except EntryNotFoundError as error:
-        raise _NoSuchFile(name) from error
-    except GatedRepoError as error:
-        raise SourceError(
-            f"hub repository {name!r} is gated and the worker has no access to it",
-            remedy="accept its terms on the hub and set HF_TOKEN on the worker, or upload the files instead",
-            pointer=f"{pointer}/hub",
-        ) from error
-    except RevisionNotFoundError as error:
-        raise SourceError(
-            f"hub repository {name!r} has no revision {revision!r}",
-            remedy="give a commit, tag or branch that exists there",
-            pointer=f"{pointer}/revision",
-        ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise SourceError(
-            f"the hub has no repository {name!r}, or it is private",
-            remedy="check the spelling (owner/name); for a private repository set HF_TOKEN on the worker",
-            pointer=f"{pointer}/hub",
-        ) from error
-    except DisabledRepoError as error:
-        raise SourceError(
-            f"hub repository {name!r} is disabled",
-            remedy="choose another repository, or upload the files instead",
-            pointer=f"{pointer}/hub",
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        raise SourceError(
-            f"the hub answered {status} for repository {name!r}",
-            remedy="try again later, or upload the files instead",
-            pointer=f"{pointer}/hub",
-        ) from error
-    except httpx2.HTTPError as error:
+    except httpx2.TransportError as error:
         raise _unreachable(name, pointer) from error
+
+
+def _refused(error: Exception, name: str, revision: str | None, pointer: str) -> SourceError:
+    """What the hub's answer means for the user."""
+    match error:
+        case GatedRepoError():
+            message = f"hub repository {name!r} is gated and the worker has no access to it"
+            remedy = "accept its terms on the hub and set HF_TOKEN on the worker, or upload the files"
+        case RevisionNotFoundError():
+            message = f"hub repository {name!r} has no revision {revision!r}"
+            remedy = "give a commit, tag or branch that exists there"
+            return SourceError(message, remedy=remedy, pointer=f"{pointer}/revision")
+        case RepositoryNotFoundError() | HFValidationError():
+            message = f"the hub has no repository {name!r}, or it is private"
+            remedy = "check the spelling (owner/name); for a private one set HF_TOKEN on the worker"
+        case HfHubHTTPError():
+            message = f"the hub answered {error.response.status_code} for repository {name!r}"
+            remedy = "try again later, or upload the files instead"
+        case _:
+            raise error
+    return SourceError(message, remedy=remedy, pointer=f"{pointer}/hub")
 
 
 def _unreachable(name: str, pointer: str) -> SourceError:

@@ -67,6 +67,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             remedy="give a tokenizer.json with a padding token",
             pointer=POINTER,
         )
+    if not _has_segments(folder):
+        names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        tokenizer.model_input_names = names
     return tokenizer
 
 
@@ -78,6 +81,12 @@ def head_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
 def _quiet() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+def _has_segments(folder: Path) -> bool:
+    """Whether the model tells a pair's first text from its second by token type ids."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return int(getattr(config, "type_vocab_size", 0)) > 1
 
 
 def _loaded(folder: Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, bool]:

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from models.spec import ModelSource
 from models.spec.capabilities import ARCHITECTURES
-from worker.engine.errors import ModelError, SourceError, UnsafeWeights, UnsupportedArchitecture
+from worker.engine.anatomy import ensure_supported
+from worker.engine.errors import ModelError, SourceError, UnsafeWeights
 from worker.engine.prepare.hub import HubRepository
 
 POINTER = "/base_model"
@@ -76,9 +77,9 @@ def check_model_folder(folder: Path) -> None:
     if not config.is_file():
         raise _not_a_transformer("there is no config.json")
     check_config(_json_object(config))
-    for name in ("tokenizer_config.json",):
-        if (folder / name).is_file() and "auto_map" in _json_object(folder / name):
-            raise _remote_code(name)
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.is_file() and "auto_map" in _json_object(tokenizer):
+        raise _remote_code(tokenizer.name)
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     check_file_names(names)
     for shard, tensors in _shards(folder, names).items():
@@ -92,12 +93,7 @@ def check_config(config: dict[str, Any]) -> None:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise _not_a_transformer("config.json names no model_type")
-    if model_type not in ARCHITECTURES:
-        raise UnsupportedArchitecture(
-            f"the base model's architecture is {model_type!r}, which is not supported",
-            remedy=f"choose a model of type {', '.join(ARCHITECTURES)}",
-            pointer=POINTER,
-        )
+    ensure_supported(config)
     if "quantization_config" in config:
         raise ModelError(
             "the base model is quantized already",
@@ -139,7 +135,7 @@ def _from_hub(source: ModelSource, folder: Path, endpoint: str | None) -> Path:
     if config is None:
         raise _not_a_transformer("the repository has no config.json")
     check_config(_json_object(config))
-    check_file_names(repository.files())
+    check_file_names(repository.files(_DOWNLOADED))
     return repository.snapshot(_DOWNLOADED)
 
 

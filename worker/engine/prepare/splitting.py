@@ -43,7 +43,7 @@ def stratified_split(
 
 
 def stratified_sample(labels: NDArray[np.int64], size: int, *, seed: int) -> NDArray[np.int64]:
-    """Ascending indices of `size` rows with every class in its share, and at least once where there is room."""
+    """Ascending indices of `size` rows, every class in its share and, where there is room, at least once."""
     if size >= len(labels):
         return np.arange(len(labels))
     generator = np.random.default_rng(seed)
@@ -64,4 +64,4 @@ def _shares(counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     shares = np.floor(exact).astype(np.int64)
     left = min(size, int(counts.sum())) - int(shares.sum())
     shares[np.argsort(shares - exact, kind="stable")[:left]] += 1
-    return np.minimum(shares, counts)
+    return np.asarray(np.minimum(shares, counts), dtype=np.int64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 BATCHES_PER_BUCKET = 32
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """`inputs` are the model's keyword arguments, each (b, longest); `index` the places of the rows."""
 
     inputs: dict[str, torch.Tensor]

@@ -155,7 +155,7 @@ class TrainingLoop:
 
     def _step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> float:
         loss = self.loss_of(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
