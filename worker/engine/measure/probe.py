@@ -121,12 +121,12 @@ def _onnx_calls(arguments: argparse.Namespace, inputs: BenchInputs) -> list[Call
 
 
 def _onnx_feed(batch: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """The graph's own inputs; `hidden_states` (layer stacks) is seeded noise of the batch's shape."""
+    """The graph's own inputs; `hidden` (layer stacks) is seeded noise of the batch's shape."""
     feed: dict[str, Any] = {name: batch[name] for name in wanted if name in batch}
-    if "hidden_states" in wanted:
-        hidden = int(wanted["hidden_states"].shape[-1])
+    if "hidden" in wanted:
+        hidden = int(wanted["hidden"].shape[-1])
         shape = (*batch["input_ids"].shape, hidden)
-        feed["hidden_states"] = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+        feed["hidden"] = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     return feed
 
 

@@ -9,69 +9,79 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from worker.engine.measure.latency_table import BlockCosts
+
 Floats = npt.NDArray[np.float64]
+QUARTERS = (0.25, 0.5, 0.75, 1.0)
+EIGHTH_AND_QUARTERS = (0.125, *QUARTERS)
+HALVES = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """`depth` equal layers of so many heads and channels, and the milliseconds that a call takes."""
+    """`depth` equal layers and the milliseconds of a call; `last`: built as a model's last layer is."""
 
     depth: int
     heads: int
     channels: int
+    last: bool = False
     ms: float = 0.0
 
 
-@dataclass(frozen=True)
-class BlockCosts:
-    """Milliseconds of one block by width, widths ascending from 0."""
-
-    head_counts: tuple[int, ...]
-    attention_ms: tuple[float, ...]
-    channel_counts: tuple[int, ...]
-    ffn_ms: tuple[float, ...]
-
-
-def planned_stacks(heads: int, channels: int, *, depth: int = 4) -> list[Stack]:
+def planned_stacks(heads: int, channels: int, *, depth: int = 4, last: bool = True) -> list[Stack]:
     """Stacks that tell apart every width of each block, and the cost of the call itself.
 
     One kind of block varies while the other has half its width; one full layer alone separates what
-    a layer costs from what a call does.
+    a layer costs from what a call does. `last` adds single layers built as a model's last one.
     """
-    half = (max(1, heads // 2), max(1, channels // 2))
-    head_counts = sorted({0, *(max(1, round(heads * part / 4)) for part in (1, 2, 3, 4)), half[0]})
-    channel_counts = sorted({0, *(max(1, round(channels * part / 8)) for part in (1, 2, 4, 6, 8)), half[1]})
-    return [
-        *(Stack(depth, count, half[1]) for count in head_counts),
-        *(Stack(depth, half[0], count) for count in channel_counts if count != half[1]),
+    planned = [
+        *_crossed(depth, _widths(heads, QUARTERS), _widths(channels, EIGHTH_AND_QUARTERS), last=False),
         Stack(depth, heads, channels),
         Stack(1, heads, channels),
     ]
+    if last:
+        planned += _crossed(1, _widths(heads, HALVES), _widths(channels, HALVES), last=True)
+        planned += [Stack(1, heads, channels, last=True)]
+    return list(dict.fromkeys(planned))
 
 
-def fit(stacks: Sequence[Stack]) -> BlockCosts:
-    """Least squares of ms = call + depth * (attention[heads] + ffn[channels]), relative errors.
+def fit(stacks: Sequence[Stack]) -> tuple[BlockCosts, BlockCosts]:
+    """(costs of inner layers, costs of the last one), by least squares of relative errors.
 
-    The cost of a layer of two bare norms is shared equally by its two blocks. Costs never fall with
-    width: where noise says so, neighbours are averaged.
+    A stack's time is taken as call + depth * (attention[heads] + ffn[channels]). The cost of a layer
+    of two bare norms is shared equally by its two blocks. Costs never fall with width: where noise
+    says so, neighbours are averaged. Without stacks of last layers, those cost what inner ones do.
     """
-    head_counts = sorted({stack.heads for stack in stacks})
-    channel_counts = sorted({stack.channels for stack in stacks})
-    matrix = np.zeros((len(stacks), len(head_counts) + len(channel_counts) + 1))
+    widths = {
+        last: (
+            sorted({stack.heads for stack in stacks if stack.last == last}),
+            sorted({stack.channels for stack in stacks if stack.last == last}),
+        )
+        for last in (False, True)
+    }
+    columns = {
+        (last, kind, width): number
+        for number, (last, kind, width) in enumerate(
+            (last, kind, width) for last in widths for kind in (0, 1) for width in widths[last][kind]
+        )
+    }
+    matrix = np.zeros((len(stacks), len(columns) + 1))
     for row, stack in zip(matrix, stacks, strict=True):
-        row[head_counts.index(stack.heads)] = stack.depth
-        row[len(head_counts) + channel_counts.index(stack.channels)] = stack.depth
+        row[columns[stack.last, 0, stack.heads]] = stack.depth
+        row[columns[stack.last, 1, stack.channels]] = stack.depth
         row[-1] = 1.0
     ms = np.array([stack.ms for stack in stacks])
     solution = np.linalg.lstsq(matrix / ms[:, None], np.ones(len(ms)), rcond=None)[0]
-    attention, ffn = solution[: len(head_counts)], solution[len(head_counts) : -1]
-    bare = max(0.0, float(attention[0] + ffn[0])) / 2.0
-    return BlockCosts(
-        tuple(head_counts),
-        _costs(attention - attention[0] + bare),
-        tuple(channel_counts),
-        _costs(ffn - ffn[0] + bare),
-    )
+
+    def costs(last: bool) -> BlockCosts:
+        counts = widths[last]
+        attention, ffn = (
+            np.array([solution[columns[last, kind, width]] for width in counts[kind]]) for kind in (0, 1)
+        )
+        return _block_costs(counts[0], attention, counts[1], ffn)
+
+    inner = costs(False)
+    return inner, costs(True) if widths[True][0] else inner
 
 
 def monotone(values: Floats) -> Floats:
@@ -84,5 +94,29 @@ def monotone(values: Floats) -> Floats:
     return np.concatenate([np.full(count, value) for value, count in pools])
 
 
-def _costs(values: Floats) -> tuple[float, ...]:
-    return tuple(float(value) for value in monotone(values))
+def _widths(whole: int, parts: Sequence[float]) -> list[int]:
+    return sorted({0, *(max(1, round(whole * part)) for part in parts)})
+
+
+def _crossed(
+    depth: int, head_counts: Sequence[int], channel_counts: Sequence[int], *, last: bool
+) -> list[Stack]:
+    half_heads = max(1, round(head_counts[-1] * 0.5))
+    half_channels = max(1, round(channel_counts[-1] * 0.5))
+    return [
+        *(Stack(depth, count, half_channels, last) for count in head_counts),
+        *(Stack(depth, half_heads, count, last) for count in channel_counts),
+    ]
+
+
+def _block_costs(
+    head_counts: Sequence[int], attention: Floats, channel_counts: Sequence[int], ffn: Floats
+) -> BlockCosts:
+    """Least squares leaves open what is moved from one kind of block to the other: the bare norms decide."""
+    bare = max(0.0, float(attention[0] + ffn[0])) / 2.0
+    return BlockCosts(
+        tuple(head_counts),
+        tuple(float(ms) for ms in monotone(attention - attention[0] + bare)),
+        tuple(channel_counts),
+        tuple(float(ms) for ms in monotone(ffn - ffn[0] + bare)),
+    )

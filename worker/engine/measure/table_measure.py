@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-
+from worker.engine.anatomy.shape import LayerShape
 from worker.engine.measure import machine
 from worker.engine.measure.files import loaded_bytes
 from worker.engine.measure.inputs import BenchInputs
@@ -20,6 +20,8 @@ from worker.engine.measure.probing import ModelFile, Probe, probe
 from worker.engine.measure.table_fit import Stack, fit, planned_stacks
 
 ROUNDS = 5
+WARMUP = 5
+GROUP = 4  # models timed in turns with the dense one: its turns are shared, memory stays bounded
 VERSION = 1  # of the method: tables measured in another way are not read back
 
 
@@ -32,14 +34,14 @@ def latency_table(
     delivered: ModelFile | None = None,
     quantized: bool = False,
     cache: Path | None = None,
-    seconds_per_stack: float = 1.5,
+    seconds_per_stack: float = 1.2,
     on_step: Callable[[int, int], None] = lambda step, total: None,
 ) -> LatencyTable:
     """Measure, or read back from the folder `cache`, the table of one target.
 
     `dense` is the exported dense fp32 model. `delivered` is the whole model at the precision that
     will be delivered (its int8 export where `quantized`), None when that is `dense` itself; the
-    table predicts its time exactly. `on_step(step, total)` is called before every stack and may
+    table predicts its time exactly. `on_step(step, total)` is called before every group of stacks and may
     raise to stop. Raises MeasurementError.
     """
     whole = delivered or dense
@@ -67,55 +69,61 @@ def _measured(
     seconds: float,
     on_step: Callable[[int, int], None],
 ) -> LatencyTable:
-    planned = planned_stacks(dimensions.heads, dimensions.channels)
-    total = len(planned) + 1
-    with (
-        tempfile.TemporaryDirectory(prefix="axforge-table-") as folder,
-        probe(dense, inputs, threads=threads) as reference,
-    ):
-
-        def against_dense(model: ModelFile, step: int) -> Comparison:
-            on_step(step, total)
-            with probe(model, inputs, threads=threads) as other:
-                return _compared(reference, other, inputs, seconds)
-
-        comparisons = []
-        for number, stack in enumerate(planned):
-            model = _stack_file(Path(folder) / f"stack-{number}", stack, dense, dimensions, quantized)
-            comparisons.append(against_dense(model, number))
-            model.path.unlink()
-        whole_timed = against_dense(whole, len(planned))
-    return _table(planned, comparisons, whole_timed, dimensions)
+    planned = planned_stacks(dimensions.heads, dimensions.channels, last=dense.runtime == "onnxruntime")
+    timed: list[tuple[Comparison, str]] = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="axforge-table-")))
+        reference = stack.enter_context(probe(dense, inputs, threads=threads))
+        models = {"whole": whole} | {
+            f"stack-{number}": _stack_file(folder / f"stack-{number}", stack, dense, dimensions, quantized)
+            for number, stack in enumerate(planned)
+        }
+        for step, names in enumerate(_grouped(list(models))):
+            on_step(step, -(-len(models) // GROUP))
+            group = {name: models[name] for name in names}
+            comparison = _against(reference, group, inputs, threads, seconds * len(group))
+            timed += [(comparison, name) for name in names]
+    return _table(planned, timed[1:], timed[0][0], dimensions)
 
 
-def _compared(reference: Probe, other: Probe, inputs: BenchInputs, seconds: float) -> Comparison:
-    running = {"dense": reference, "model": other}
-    return compare_running(running, inputs, rounds=ROUNDS, warmup=5, seconds=seconds)
+def _grouped(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (names[start : start + GROUP] for start in range(0, len(names), GROUP))
+
+
+def _against(
+    dense: Probe, group: Mapping[str, ModelFile], inputs: BenchInputs, threads: int, seconds: float
+) -> Comparison:
+    with ExitStack() as stack:
+        running = {
+            name: stack.enter_context(probe(model, inputs, threads=threads)) for name, model in group.items()
+        }
+        return compare_running(
+            {"dense": dense, **running}, inputs, rounds=ROUNDS, warmup=WARMUP, seconds=seconds
+        )
 
 
 def _table(
     planned: Sequence[Stack],
-    comparisons: Sequence[Comparison],
+    timed: Sequence[tuple[Comparison, str]],
     whole_timed: Comparison,
     dimensions: Dimensions,
 ) -> LatencyTable:
     """Every time is a ratio to the dense model in the same turns, times the dense model's usual time."""
-    dense_ms = float(np.median([timed["dense"].mean for timed in (*comparisons, whole_timed)]))
-    costs = fit(
+    dense_ms = whole_timed["dense"].mean
+    inner, last = fit(
         [
-            replace(stack, ms=dense_ms / timed.speedup("dense", "model"))
-            for stack, timed in zip(planned, comparisons, strict=True)
+            replace(stack, ms=dense_ms / comparison.speedup("dense", name))
+            for stack, (comparison, name) in zip(planned, timed, strict=True)
         ]
     )
-    whole_ms = dense_ms / whole_timed.speedup("dense", "model")
-    layers_ms = dimensions.layers * (costs.attention_ms[-1] + costs.ffn_ms[-1])
-    scale = min(1.0, whole_ms / layers_ms)  # stacks must not cost more than the model they are part of
-    whole = whole_timed["model"]
+    whole_ms = dense_ms / whole_timed.speedup("dense", "whole")
+    full = LayerShape(tuple(range(dimensions.heads)), tuple(range(dimensions.channels)))
+    layers_ms = (dimensions.layers - 1) * inner.layer_ms(full) + last.layer_ms(full)
+    scale = min(1.0, whole_ms / layers_ms)  # layers must not cost more than the model they are part of
+    whole = whole_timed["whole"]
     return LatencyTable(
-        head_counts=costs.head_counts,
-        attention_ms=tuple(scale * ms for ms in costs.attention_ms),
-        channel_counts=costs.channel_counts,
-        ffn_ms=tuple(scale * ms for ms in costs.ffn_ms),
+        inner=inner.scaled(scale),
+        last=last.scaled(scale),
         fixed_ms=whole_ms - scale * layers_ms,
         dense_ms=dense_ms,
         p50_over_mean=whole.p50 / whole.mean,
@@ -135,7 +143,15 @@ def _stack_file(
         return ModelFile(path, "torch-layers", dense.device)
     from worker.engine.export.onnx import layer_stack_onnx
 
-    layer_stack_onnx(path, hidden_size=hidden, head_size=head, layers=layers, quantized=quantized)
+    layer_stack_onnx(
+        path,
+        hidden_size=hidden,
+        head_size=head,
+        layers=layers,
+        quantized=quantized,
+        first_token_only=stack.last,
+        hidden_act=dimensions.hidden_act,
+    )
     return ModelFile(path, "onnxruntime", dense.device)
 
 
