@@ -1,0 +1,134 @@
+"""ONNX export: the graph file, its int8 form, and a folder that runs with ONNX Runtime alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import onnx
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
+
+from models.spec import Quantize
+from worker.engine.anatomy.slicing import as_axforge
+from worker.engine.export.graph import classifier_graph, layers_graph
+from worker.engine.export.modeling_axforge import (
+    AxforgeConfig,
+    AxforgeForSequenceClassification,
+    AxforgeLayer,
+)
+
+GRAPH_FILE = "model.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+LABELS_FILE = "labels.json"
+
+
+def save_onnx_folder(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    quantize: Quantize | None = None,
+    max_length: int,
+) -> Path:
+    """Write all that ONNX Runtime and the `tokenizers` library need; returns the graph's path.
+
+    `labels.json` holds the label names by output index and the graph's input names; the tokenizer
+    cuts at `max_length` tokens by itself.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / GRAPH_FILE
+    if quantize is None:
+        export_onnx(model, tokenizer, target)
+    else:
+        source = folder / f"dense-{GRAPH_FILE}"
+        export_onnx(model, tokenizer, source)
+        quantize_onnx(source, target, quantize)
+        source.unlink()
+    _save_tokenizer(tokenizer, folder / TOKENIZER_FILE, max_length)
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    document = {"labels": labels, "inputs": input_names(model, tokenizer)}
+    (folder / LABELS_FILE).write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    return target
+
+
+def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Write the fp32 graph of a dense or sliced sequence classifier, weights inside the file.
+
+    Inputs are int64 (batch, length), both free, named as the tokenizer names them; the output is
+    "logits", float32 (batch, labels).
+    """
+    uniform = cast(AxforgeForSequenceClassification, as_axforge(model))
+    onnx.save(classifier_graph(uniform, input_names(model, tokenizer)), path)
+
+
+def quantize_onnx(source: Path, target: Path, step: Quantize) -> None:
+    """Write the dynamic int8 form of a graph: matrix products, attention and embedding tables.
+
+    Weights become signed 8 bit, one scale a column if `step.per_channel`; activations are quantized
+    when they are known, one scale a tensor.
+    """
+    graph = onnx.load(source)
+    # Shapes that an exporter noted for values which quantization replaces would contradict it.
+    del graph.graph.value_info[:]
+    quantize_dynamic(
+        graph,
+        target,
+        per_channel=step.per_channel,
+        weight_type=QuantType.QInt8,
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    )
+
+
+def layer_stack_onnx(
+    path: Path,
+    *,
+    hidden_size: int,
+    head_size: int,
+    layers: Sequence[tuple[int, int]],
+    quantized: bool,
+    first_token_only: bool = False,
+    hidden_act: str = "gelu",
+) -> None:
+    """Write a stack of encoder layers with random weights, in exactly the form of the real export.
+
+    `layers` gives (heads, channels) of each layer; 0 means that the block was removed. Inputs are
+    "hidden" float32 (batch, length, hidden_size) and "attention_mask" int64 (batch, length); the
+    output is "output". With `first_token_only` the last of them works out one token only, as the
+    last layer of every real export does.
+    """
+    config = AxforgeConfig(hidden_size=hidden_size, head_size=head_size, hidden_act=hidden_act)
+    generator = torch.Generator().manual_seed(0)
+    with no_init_weights():
+        modules = [AxforgeLayer(config, heads, channels, None) for heads, channels in layers]
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            is_gain = name.endswith("norm.weight")
+            values = torch.randn(parameter.shape, generator=generator) * config.initializer_range
+            parameter.data = values + 1.0 if is_gain else values
+    graph = layers_graph(modules, config, first_only=first_token_only)
+    if not quantized:
+        onnx.save(graph, path)
+        return
+    source = path.with_suffix(".fp32.onnx")
+    onnx.save(graph, source)
+    quantize_onnx(source, path, Quantize())
+    source.unlink()
+
+
+def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What the graph takes: ids and mask, and token types where both model and tokenizer have them."""
+    has_types = getattr(model.config, "type_vocab_size", 0) and "token_type_ids" in tokenizer.model_input_names
+    return ["input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])]
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path, max_length: int) -> None:
+    alone = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    alone.no_padding()
+    alone.enable_truncation(max_length)
+    alone.save(str(path))
