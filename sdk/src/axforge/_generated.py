@@ -412,6 +412,13 @@ class Readiness(BaseModel):
     status: str
 
 
+class Recipe(BaseModel):
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    steps: list[dict[str, Any]] | None = None
+
+
 class Recover(BaseModel):
     """
     Weights were trained at this point, by distillation from the dense model.
@@ -509,6 +516,38 @@ class UploadKinds(BaseModel):
     model: list[str]
 
 
+class Candidate(BaseModel):
+    """
+    A recipe that the job tried, with what was measured.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    accepted: bool
+    created_at: AwareDatetime
+    job_id: str
+    measurements: CandidateMeasurements
+    number: int
+    object: str
+    reason: Annotated[str, Field(description="Why it was accepted or refused.")]
+    recipe: Recipe
+    stage: str
+
+
+class CandidateList(BaseModel):
+    """
+    A page of candidates, by number.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    data: list[Candidate]
+    has_more: bool
+    object: str
+
+
 class Capabilities(BaseModel):
     """
     What can be asked of this service.
@@ -600,16 +639,6 @@ class Plan(BaseModel):
     warnings: Annotated[list[str], Field(description="What will be ignored, and why.")]
 
 
-class Recipe(BaseModel):
-    model_config = ConfigDict(
-        extra="allow",
-    )
-    steps: (
-        list[PruneLayers | PruneBlocks | PruneHeads | PruneWeightGroups | HardAttention | Quantize | Recover]
-        | None
-    ) = None
-
-
 class Upload(BaseModel):
     """
     A model or data set that was sent to this service; name its id as `upload` in a spec.
@@ -640,38 +669,6 @@ class UploadList(BaseModel):
     data: list[Upload]
     has_more: bool
     next_cursor: Annotated[str | None, Field(description="Give it as `cursor` for the next page.")]
-    object: str
-
-
-class Candidate(BaseModel):
-    """
-    A recipe that the job tried, with what was measured.
-    """
-
-    model_config = ConfigDict(
-        extra="allow",
-    )
-    accepted: bool
-    created_at: AwareDatetime
-    job_id: str
-    measurements: CandidateMeasurements
-    number: int
-    object: str
-    reason: Annotated[str, Field(description="Why it was accepted or refused.")]
-    recipe: Recipe
-    stage: str
-
-
-class CandidateList(BaseModel):
-    """
-    A page of candidates, by number.
-    """
-
-    model_config = ConfigDict(
-        extra="allow",
-    )
-    data: list[Candidate]
-    has_more: bool
     object: str
 
 

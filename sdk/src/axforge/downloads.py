@@ -12,7 +12,6 @@ from axforge.errors import ConnectionFailed, IntegrityError, UnsafeName
 from axforge.retries import RetryPolicy
 from axforge.transport import Transport
 
-CHUNK = 1 << 20
 PARTIAL = httpx.codes.PARTIAL_CONTENT
 BytesSeen = Callable[[int], None]
 
@@ -93,7 +92,7 @@ def _append(transport: Transport, address: str, part: Path, sha256: str, on_byte
         goes_on = response.status_code == PARTIAL and _starts_at(response, have)
         have = have if goes_on else 0
         with part.open("ab" if goes_on else "wb") as file:
-            for chunk in response.iter_raw(CHUNK):
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 have += len(chunk)
                 if on_bytes is not None:
