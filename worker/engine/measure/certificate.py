@@ -30,8 +30,7 @@ from worker.engine.measure.intervals import (
     Logits,
     Metric,
     PairedBootstrap,
-    bootstrap_accuracy,
-    bootstrap_metric,
+    paired_bootstrap,
 )
 from worker.engine.measure.latency import Timing, compare
 from worker.engine.measure.probing import ModelFile, probe
@@ -96,7 +95,9 @@ def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds:
     dense_logits = _logits(inputs.dense, inputs, host.threads)
     step(1, "evaluating the optimized model on the holdout")
     optimized_logits = _logits(inputs.optimized, inputs, host.threads)
-    paired = _paired(inputs, dense_logits, optimized_logits)
+    paired = paired_bootstrap(
+        spec.metric, inputs.metric, inputs.holdout.labels, dense_logits, optimized_logits, seed=spec.seed
+    )
     step(2, "timing both models in turns")
     comparison = compare(
         {"dense": inputs.dense.file, "optimized": inputs.optimized.file},
@@ -156,15 +157,6 @@ def _logits(model: CertifiedModel, inputs: CertifyInputs, threads: int) -> Logit
             pointer="/approximations",
         )
     return logits
-
-
-def _paired(inputs: CertifyInputs, dense: Logits, optimized: Logits) -> PairedBootstrap:
-    labels, seed = inputs.holdout.labels, inputs.spec.seed
-    if inputs.spec.metric == "accuracy":
-        return bootstrap_accuracy(
-            dense.argmax(axis=1) == labels, optimized.argmax(axis=1) == labels, seed=seed
-        )
-    return bootstrap_metric(inputs.metric, labels, dense, optimized, seed=seed)
 
 
 def _timed_inputs(inputs: CertifyInputs) -> BenchInputs:

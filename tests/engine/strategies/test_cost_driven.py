@@ -1,0 +1,87 @@
+"""Speed and size focus: bounds are met, with what matters least."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.spec import Recipe
+from tests.engine.strategies.problems import BASE, flat, problem
+from worker.engine.anatomy import Shape
+from worker.engine.strategies.base import Judgement, SearchProblem, SearchStep
+from worker.engine.strategies.cost_driven import cost_driven
+from worker.engine.strategies.goal import Costs, Goal
+from worker.engine.strategies.narrowing import narrow
+
+
+def final_shape(asked: SearchProblem, steps: list[SearchStep]) -> Shape:
+    recipe = Recipe.model_validate(steps[-1].state["recipe"])
+    return asked.anatomy.full_shape().applied(recipe)
+
+
+@pytest.mark.parametrize("goal", [Goal(ms=3.0), Goal(bytes=8000.0), Goal(ms=5.0, bytes=9000.0)])
+def test_the_bounds_are_met(goal: Goal) -> None:
+    asked = problem(flat, goal=goal)
+    steps = list(cost_driven(asked, None))
+    assert goal.met(asked.costs(final_shape(asked, steps)))
+    assert steps[-1].candidate.accepted
+
+
+def test_the_layer_that_matters_least_goes_first() -> None:
+    worth = [0.3, 0.1, 0.2]
+
+    def losses(shape: Shape) -> np.ndarray:
+        return BASE + sum(w for w, layer in zip(worth, shape.layers, strict=True) if not layer.present)
+
+    asked = problem(losses, goal=Goal(ms=4.5), allowed=frozenset({"prune_layers"}))
+    shape = final_shape(asked, list(cost_driven(asked, None)))
+    assert [layer.present for layer in shape.layers] == [True, False, True]
+
+
+def test_without_bounds_nothing_is_removed() -> None:
+    asked = problem(flat)
+    assert final_shape(asked, list(cost_driven(asked, None))) == asked.anatomy.full_shape()
+
+
+@pytest.mark.parametrize("forbidden", ["prune_layers", "prune_blocks", "prune_heads", "prune_weight_groups"])
+def test_a_forbidden_approximation_is_never_used(forbidden: str) -> None:
+    allowed = {"prune_layers", "prune_blocks", "prune_heads", "prune_weight_groups"} - {forbidden}
+    asked = problem(flat, goal=Goal(ms=3.5), allowed=frozenset(allowed))
+    used = {step.approximation for each in cost_driven(asked, None) for step in each.candidate.recipe.steps}
+    assert used
+    assert forbidden not in used
+
+
+def test_the_arm_with_the_best_trial_wins() -> None:
+    def trial(recipe: Recipe) -> Judgement:
+        dropped = sum(step.approximation == "prune_layers" for step in recipe.steps)
+        return Judgement(1.0, BASE, metric=1.0 - dropped)  # the more layers the better
+
+    asked = problem(flat, goal=Goal(ms=3.4), trial=trial)
+    steps = list(cost_driven(asked, None))
+    arms = steps[-1].state["arms"]
+    assert len(arms) > 1
+    fewest = min(arms, key=lambda arm: arm["dropped"])
+    assert steps[-1].state["recipe"] == fewest["recipe"]
+
+
+def test_resuming_from_any_state_gives_the_same_candidates() -> None:
+    asked = problem(flat, goal=Goal(ms=3.4))
+    whole = list(cost_driven(asked, None))
+    for stop in range(len(whole)):
+        rest = list(cost_driven(asked, whole[stop].state))
+        assert [step.candidate for step in rest] == [step.candidate for step in whole[stop + 1 :]]
+
+
+def test_narrowing_ends_when_nothing_is_left_to_save() -> None:
+    asked = problem(flat, goal=Goal(ms=0.1), allowed=frozenset({"prune_heads"}))
+    recipes = [recipe for recipe, _ in narrow(asked, Recipe())]
+    shape = asked.anatomy.full_shape().applied(recipes[-1])
+    assert all(len(layer.heads) == 1 for layer in shape.layers)
+
+
+def test_progress_counts_only_what_is_missing() -> None:
+    goal = Goal(ms=5.0)
+    assert goal.progress(Costs(10.0, 100.0), Costs(8.0, 1.0)) == pytest.approx(0.4)
+    assert goal.progress(Costs(10.0, 100.0), Costs(1.0, 1.0)) == 1.0
+    assert goal.progress(Costs(4.0, 100.0), Costs(1.0, 1.0)) == 0.0

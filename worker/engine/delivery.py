@@ -1,0 +1,68 @@
+"""Delivery: a model as the file that the target's runtime loads, scored as that file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from models.spec import Quantize, Recipe
+from worker.engine.export.onnx import GRAPH_FILE, save_onnx_folder
+from worker.engine.export.safetensors import save_folder
+from worker.engine.measure.files import loaded_bytes
+from worker.engine.measure.probing import ModelFile, probe
+from worker.engine.run import Run, bench_inputs
+
+@dataclass(frozen=True)
+class Delivered:
+    """A file in the target's runtime, its bytes, and what it answers on the selection split.
+
+    `logits` (rows, labels) in the order of the split; `metric` is the job's, on them.
+    """
+
+    recipe: Recipe
+    file: ModelFile
+    size_bytes: int
+    logits: NDArray[np.float32]
+    metric: float
+
+
+def deliver(run: Run, model: PreTrainedModel, recipe: Recipe, folder: Path) -> Delivered:
+    """Export `model` for the target (int8 where `recipe` quantizes) and score the file itself.
+
+    Rows go through the runtime in batches of the target's size, as the certificate does it: what
+    dynamic int8 answers depends on its batch.
+    """
+    write_target_file(run, model, recipe, folder)
+    file = target_file(run, folder)
+    inputs = bench_inputs(run.selection, batch_size=run.spec.target.batch_size)
+    with probe(file, inputs, threads=run.threads) as running:
+        logits = running.logits()
+    metric = run.task.metric(run.spec.metric, logits, run.selection.labels)
+    return Delivered(recipe, file, loaded_bytes(file), logits, metric)
+
+
+def write_target_file(run: Run, model: PreTrainedModel, recipe: Recipe, folder: Path) -> None:
+    """Write what the target's runtime loads into `folder`."""
+    if run.spec.target.runtime == "torch":
+        save_folder(model, run.tokenizer, folder)
+    else:
+        write_onnx(run, model, recipe, folder)
+
+
+def write_onnx(run: Run, model: PreTrainedModel, recipe: Recipe, folder: Path) -> None:
+    """Write the ONNX folder, int8 where `recipe` quantizes."""
+    quantize = next((step for step in recipe.steps if isinstance(step, Quantize)), None)
+    length = run.spec.baseline.max_length
+    save_onnx_folder(model, run.tokenizer, folder, quantize=quantize, max_length=length)
+
+
+def target_file(run: Run, folder: Path) -> ModelFile:
+    """What `write_target_file` wrote to `folder`, as a probe loads it."""
+    target = run.spec.target
+    if target.runtime == "torch":
+        return ModelFile(folder, "torch", target.device, remote_code=True)
+    return ModelFile(folder / GRAPH_FILE, "onnxruntime", target.device)

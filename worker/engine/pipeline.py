@@ -1,0 +1,86 @@
+"""The run of a job: prepare, baseline, analyse, search, recover, export, certify; each resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.spec import Certificate, JobSpec
+from worker.engine.reporting import STAGES, Reporter, Stage
+from worker.engine.run import Run
+from worker.engine.stages.analyse import analyse
+from worker.engine.stages.baseline import baseline
+from worker.engine.stages.certify import certify
+from worker.engine.stages.export import export
+from worker.engine.stages.prepare import prepare
+from worker.engine.stages.recover import recover
+from worker.engine.stages.search import search
+
+RUNNERS: dict[Stage, Callable[[Run], dict[str, Any]]] = {
+    "prepare": prepare,
+    "baseline": baseline,
+    "analyse": analyse,
+    "search": search,
+    "recover": recover,
+    "export": export,
+    "certify": certify,
+}
+
+
+@dataclass(frozen=True)
+class ArtifactFile:
+    """A file for the user, by its name in the list of artifacts."""
+
+    name: str
+    path: Path
+    media_type: str
+
+
+@dataclass(frozen=True)
+class RunResult:
+    certificate: Certificate
+    artifacts: tuple[ArtifactFile, ...]
+
+
+MEDIA_TYPES = {
+    ".json": "application/json",
+    ".md": "text/markdown",
+    ".onnx": "application/octet-stream",
+    ".safetensors": "application/octet-stream",
+    ".txt": "text/plain",
+    ".py": "text/x-python",
+}
+
+
+def run(spec: JobSpec, workdir: Path, reporter: Reporter) -> RunResult:
+    """Do the whole job in `workdir`, going on from what a killed run left there.
+
+    Sources must be paths or hub names (uploads and object URIs are the caller's to fetch).
+    Raises EngineError, which a user can mend, and Stopped when the reporter asks for it.
+    """
+    job = Run(spec, workdir, reporter)
+    for stage in STAGES:
+        reporter.check()
+        if job.workspace.result(stage) is None:
+            reporter.progress(stage, 0, None, "started")
+            job.workspace.finish(stage, RUNNERS[stage](job))
+            job.stopwatch.save()
+        reporter.progress(stage, 1, 1, "finished")
+    return _result(job)
+
+
+def _result(job: Run) -> RunResult:
+    folder = job.workspace.folder("export") / "optimized"
+    certificate_file = job.workspace.folder("certify") / "certificate.json"
+    significance = job.workspace.folder("analyse") / "significance.json"
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files |= {"certificate.json": certificate_file, "significance.json": significance}
+    return RunResult(
+        Certificate.model_validate_json(certificate_file.read_text(encoding="utf-8")),
+        tuple(
+            ArtifactFile(name, path, MEDIA_TYPES.get(path.suffix, "application/octet-stream"))
+            for name, path in files.items()
+        ),
+    )

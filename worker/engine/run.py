@@ -1,0 +1,132 @@
+"""A run: its spec, folder and clock, and what its stages share, loaded when first needed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from models.spec import JobSpec, Recipe
+from worker.engine.anatomy import Anatomy, Shape, anatomy_of
+from worker.engine.device import Device
+from worker.engine.measure.inputs import BenchInputs
+from worker.engine.measure.machine import describe
+from worker.engine.prepare import PreparedData, load_model, load_tokenizer
+from worker.engine.reporting import Reporter, Stage
+from worker.engine.tasks import TASKS, Split, Task
+from worker.engine.training import TeacherCache
+from worker.engine.workspace import Stopwatch, Workspace
+
+
+class Run:
+    """Handed from stage to stage. Everything here can be made again from the workspace."""
+
+    def __init__(self, spec: JobSpec, workdir: Path, reporter: Reporter) -> None:
+        self.spec = spec
+        self.reporter = reporter
+        self.workspace = Workspace(workdir, spec.digest())
+        self.stopwatch = Stopwatch(workdir, spec.budget.max_minutes * 60)
+        self.threads = describe(spec.target.device, threads=spec.target.threads).threads
+
+    @cached_property
+    def device(self) -> Device:
+        """Where this run trains: a GPU when there is one, whatever the target is."""
+        return Device.pick("auto")
+
+    @property
+    def task(self) -> Task:
+        return TASKS[self.spec.task]
+
+    @cached_property
+    def data(self) -> PreparedData:
+        """The prepared data set; its holdout is opened by `certify` only."""
+        return PreparedData.load(self.workspace.folder("prepare") / "data")
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.dense_folder)
+
+    @cached_property
+    def train(self) -> Split:
+        return self.encoded("train")
+
+    @cached_property
+    def selection(self) -> Split:
+        return self.encoded("selection")
+
+    def encoded(self, name: str) -> Split:
+        """The train or selection rows as tokens."""
+        rows = self.data.train() if name == "train" else self.data.selection()
+        return self.task.encode(rows, self.tokenizer, max_length=self.spec.baseline.max_length)
+
+    @property
+    def dense_folder(self) -> Path:
+        """The dense model that everything is compared with, fine-tuned for the task."""
+        return self.workspace.folder("baseline") / "model"
+
+    def dense_model(self) -> PreTrainedModel:
+        """A fresh copy of the dense model, in evaluation mode."""
+        model, _ = load_model(self.dense_folder, labels=self.data.labels, seed=self.spec.seed)
+        return model
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """The dense model's anatomy, on the device."""
+        model = self.dense_model()
+        model.to(self.device.torch)
+        return anatomy_of(model)
+
+    @cached_property
+    def teacher(self) -> TeacherCache:
+        """What the dense model answers on the training rows, computed once a process."""
+        layers = range(self.anatomy.layers)
+        return TeacherCache.of(
+            self.anatomy.model, self.train, layers, device=self.device, reporter=self.reporter
+        )
+
+    def shape(self, recipe: Recipe) -> Shape:
+        return self.anatomy.shape(recipe)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the delivered file is int8: allowed, and the target's runtime can run it."""
+        return "quantize" in self.spec.approximations and self.spec.target.runtime == "onnxruntime"
+
+    def length(self) -> int:
+        """Tokens of one example of the target, as MACs count them: the mean of the data's, rounded."""
+        asked = self.spec.target.sequence_length
+        return round(float(self.selection.lengths.mean())) if asked == "data" else asked
+
+    def timed_inputs(self) -> BenchInputs:
+        """Selection rows as the target meets them, for measurements before the certificate."""
+        ids, types = token_rows(self.selection)
+        return BenchInputs.sample(
+            ids,
+            batch_size=self.spec.target.batch_size,
+            sequence_length=self.spec.target.sequence_length,
+            pad_id=self.selection.pad_id,
+            token_types=types,
+            seed=self.spec.seed,
+        )
+
+    def progress(
+        self, stage: Stage, step: int, total: int | None = None, message: str = "", **metrics: float
+    ) -> None:
+        """Report a step, after asking whether to go on."""
+        self.reporter.check()
+        self.reporter.progress(stage, step, total, message, **metrics)
+
+
+def bench_inputs(split: Split, *, batch_size: int) -> BenchInputs:
+    """All rows of a split in their order, as a target with that batch size meets them."""
+    ids, types = token_rows(split)
+    return BenchInputs.in_order(ids, batch_size=batch_size, pad_id=split.pad_id, token_types=types)
+
+
+def token_rows(split: Split) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+    """Token ids and token types row by row, unpadded; no types where the tokenizer makes none."""
+    cuts = split.offsets[1:-1]
+    types = None if split.segments is None else np.split(split.segments, cuts)
+    return np.split(split.ids, cuts), types

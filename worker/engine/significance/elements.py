@@ -1,0 +1,108 @@
+"""Elements: the parts of a transformer that are weighed, and removed, on their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from models.spec import PruneBlocks, PruneHeads, PruneLayers, PruneWeightGroups, Step
+from worker.engine.anatomy.shape import LayerShape, Shape
+
+Kind = Literal["layer", "attention", "ffn", "head", "group"]
+GROUPS_PER_BLOCK = 12  # the authors' code cuts an FFN of 3,072 channels into 12 groups of 256
+
+
+@dataclass(frozen=True)
+class Element:
+    """A layer, a block, a head, or a weight group of FFN channels, by index in the dense model."""
+
+    kind: Kind
+    layer: int
+    number: int = 0
+    channels: tuple[int, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Stable name, such as `layer.3.attention.head.5` or `layer.0.ffn.group.2`."""
+        return {
+            "layer": f"layer.{self.layer}",
+            "attention": f"layer.{self.layer}.attention",
+            "ffn": f"layer.{self.layer}.ffn",
+            "head": f"layer.{self.layer}.attention.head.{self.number}",
+            "group": f"layer.{self.layer}.ffn.group.{self.number}",
+        }[self.kind]
+
+    def removed_from(self, shape: Shape) -> Shape:
+        """`shape` without this element."""
+        return shape.with_layer(self.layer, self._without(shape.layers[self.layer]))
+
+    def step(self) -> Step:
+        """The recipe step that removes this element."""
+        match self.kind:
+            case "layer":
+                return PruneLayers(layers=(self.layer,))
+            case "attention" | "ffn":
+                return PruneBlocks(blocks=(self.id,))
+            case "head":
+                return PruneHeads(layer=self.layer, heads=(self.number,))
+            case "group":
+                return PruneWeightGroups(layer=self.layer, channels=self.channels)
+
+    def _without(self, layer: LayerShape) -> LayerShape:
+        match self.kind:
+            case "layer":
+                return replace(layer, present=False)
+            case "attention":
+                return replace(layer, heads=())
+            case "ffn":
+                return replace(layer, channels=())
+            case "head":
+                return replace(layer, heads=tuple(head for head in layer.heads if head != self.number))
+            case "group":
+                gone = set(self.channels)
+                return replace(layer, channels=tuple(c for c in layer.channels if c not in gone))
+
+
+def group_size(channels: int) -> int:
+    """Channels in each of the twelve weight groups of an FFN of `channels`, at least one."""
+    return max(1, -(-channels // GROUPS_PER_BLOCK))
+
+
+def layer_elements(shape: Shape) -> list[Element]:
+    """The layers that are still present."""
+    return [Element("layer", index) for index, layer in enumerate(shape.layers) if layer.present]
+
+
+def block_elements(shape: Shape) -> list[Element]:
+    """The attention and FFN blocks that are still present."""
+    return [
+        Element(kind, index)
+        for index, layer in enumerate(shape.layers)
+        if layer.present
+        for kind, kept in (("attention", layer.heads), ("ffn", layer.channels))
+        if kept
+    ]
+
+
+def head_elements(shape: Shape, layer: int) -> list[Element]:
+    """The heads that are still present in one layer."""
+    return [Element("head", layer, head) for head in shape.layers[layer].heads]
+
+
+def group_elements(
+    shape: Shape, layer: int, group_size: int, ranking: np.ndarray | None = None
+) -> list[Element]:
+    """The FFN weight groups of one layer, `group_size` channels each (the last may be smaller).
+
+    `ranking` gives a significance per dense channel, shape (channels,): groups are then cut from
+    the least significant channel upwards; without it they are contiguous, as published.
+    """
+    kept = np.asarray(shape.layers[layer].channels, dtype=np.int64)
+    if ranking is not None and kept.size:
+        kept = kept[np.argsort(ranking[kept], kind="stable")]
+    return [
+        Element("group", layer, number, tuple(sorted(int(c) for c in kept[start : start + group_size])))
+        for number, start in enumerate(range(0, kept.size, group_size))
+    ]

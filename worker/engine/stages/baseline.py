@@ -1,0 +1,143 @@
+"""Baseline: the dense model for the task, its score on the selection split, its time and size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from models.spec import Candidate, CandidateMeasurements, Quantize, Recipe
+from worker.engine.anatomy import anatomy_of
+from worker.engine.delivery import Delivered, deliver, target_file
+from worker.engine.errors import ModelError
+from worker.engine.export.safetensors import save_folder
+from worker.engine.measure.latency import compare
+from worker.engine.measure.probing import ModelFile
+from worker.engine.prepare import load_model, load_tokenizer
+from worker.engine.run import Run
+from worker.engine.stages.fitting import baseline_options
+from worker.engine.tasks import evaluate
+from worker.engine.training import fine_tune
+
+
+DENSE_LOGITS = "dense_logits.npy"
+
+
+def baseline(run: Run) -> dict[str, Any]:
+    """Fine-tune where needed, export in the target's runtime as it is and quantized, measure both."""
+    trained_here = _trained_for_the_task(run)
+    evaluation = evaluate(
+        run.anatomy.model, run.selection, run.task, batch_size=128, device=run.device, reporter=run.reporter
+    )
+    run.progress("baseline", 0, 2, "exporting the dense model for the target")
+    delivered = _delivered(run)
+    run.progress("baseline", 1, 2, "measuring the dense model on the target")
+    comparison = compare(
+        {name: each.file for name, each in delivered.items()},
+        run.timed_inputs(),
+        threads=run.threads,
+        on_round=run.reporter.check,
+    )
+    dense, whole = delivered["dense"], list(delivered.values())[-1]
+    for number, (name, each) in enumerate(delivered.items()):
+        ms, speedup = comparison[name].mean, comparison.speedup("dense", name)
+        run.reporter.candidate(_candidate(run, number, each, ms, speedup, dense))
+    np.save(run.workspace.folder("baseline") / DENSE_LOGITS, dense.logits)
+    return {
+        "fine_tuned": trained_here,
+        "metric": evaluation.metrics[run.spec.metric],
+        "loss": evaluation.loss,
+        "delivered_metric": dense.metric,
+        "dense_ms": comparison["dense"].mean,
+        "dense_bytes": dense.size_bytes,
+        "whole_bytes": whole.size_bytes,
+        "candidates": len(delivered),
+    }
+
+
+def dense_files(run: Run) -> dict[str, ModelFile]:
+    """The dense model as the target loads it: `dense`, and `dense-int8` where the job may quantize."""
+    folder = run.workspace.folder("baseline")
+    return {name: target_file(run, folder / name) for name in _forms(run)}
+
+
+def dense_logits(run: Run) -> NDArray[np.float32]:
+    """What the delivered dense model answers on the selection split, (rows, labels)."""
+    return np.asarray(np.load(run.workspace.folder("baseline") / DENSE_LOGITS, allow_pickle=False))
+
+
+def _forms(run: Run) -> dict[str, Recipe]:
+    forms = {"dense": Recipe()}
+    return {**forms, "dense-int8": Recipe(steps=(Quantize(),))} if run.quantizes else forms
+
+
+def _delivered(run: Run) -> dict[str, Delivered]:
+    folder = run.workspace.folder("baseline")
+    return {
+        name: deliver(run, run.anatomy.model, recipe, folder / name) for name, recipe in _forms(run).items()
+    }
+
+
+def _trained_for_the_task(run: Run) -> bool:
+    """Leave the dense model in `run.dense_folder`; answers whether it was trained here."""
+    prepared = run.workspace.result("prepare")
+    assert prepared is not None
+    base = Path(prepared["base_model"])
+    tokenizer = load_tokenizer(base)
+    model, has_head = load_model(base, labels=run.data.labels, seed=run.spec.seed)
+    wanted = run.spec.fine_tune if run.spec.fine_tune is not None else not has_head
+    if wanted:
+        _fine_tune(run, model, tokenizer)
+    elif not has_head:
+        raise ModelError(
+            "fine_tune is false, but the base model has no head trained for these labels",
+            remedy="leave fine_tune out, or give a model that was fine-tuned for this task",
+            pointer="/fine_tune",
+        )
+    save_folder(model, tokenizer, run.dense_folder)
+    return wanted
+
+
+def _fine_tune(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    options = run.spec.baseline
+    train = run.task.encode(run.data.train(), tokenizer, max_length=options.max_length)
+    selection = run.task.encode(run.data.selection(), tokenizer, max_length=options.max_length)
+    fine_tune(
+        model,
+        train,
+        selection,
+        run.task,
+        baseline_options(run),
+        device=run.device,
+        reporter=run.reporter,
+        stage="baseline",
+    )
+    model.to("cpu")
+    model.eval()
+
+
+def _candidate(
+    run: Run, number: int, each: Delivered, ms: float, speedup: float, dense: Delivered
+) -> Candidate:
+    anatomy = anatomy_of(run.anatomy.model)
+    shape = anatomy.full_shape()
+    return Candidate(
+        number=number,
+        stage="baseline",
+        recipe=each.recipe,
+        measurements=CandidateMeasurements(
+            metric=each.metric,
+            parameters=anatomy.parameters(shape),
+            macs=anatomy.macs(shape, run.length()),
+            size_bytes=each.size_bytes,
+            latency_ms=ms,
+            latency_source="measured",
+            speedup=speedup,
+            size_reduction=dense.size_bytes / each.size_bytes,
+        ),
+        accepted=True,
+        reason="the dense model" if number == 0 else "the dense model, quantized and nothing else",
+    )

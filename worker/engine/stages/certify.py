@@ -1,0 +1,61 @@
+"""Certify: both models' files in fresh processes, on the holdout, which is opened here and only here."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from models.spec import Recipe
+from worker.engine.anatomy import anatomy_of
+from worker.engine.delivery import target_file
+from worker.engine.export import load_folder
+from worker.engine.measure import certificate
+from worker.engine.measure.certificate import CertifiedModel, CertifyInputs
+from worker.engine.run import Run
+from worker.engine.stages.baseline import dense_files
+from worker.engine.workspace import write_json
+
+
+def certify(run: Run) -> dict[str, Any]:
+    """Write certificate.json and the model card."""
+    exported, recovered = run.workspace.result("export"), run.workspace.result("recover")
+    assert exported is not None
+    assert recovered is not None
+    recipe = Recipe.model_validate(exported["recipe"])
+    optimized = run.workspace.folder("export") / "optimized"
+    target_folder = optimized / ("onnx" if run.spec.target.runtime == "onnxruntime" else "safetensors")
+    model = load_folder(run.workspace.folder("recover") / recovered["folder"] / "model")
+    small, whole = anatomy_of(model), run.anatomy
+    inputs = CertifyInputs(
+        spec=run.spec,
+        recipe=recipe,
+        dense=CertifiedModel(
+            dense_files(run)["dense"],
+            whole.parameters(whole.full_shape()),
+            whole.macs(whole.full_shape(), run.length()),
+        ),
+        optimized=CertifiedModel(
+            target_file(run, target_folder),
+            small.parameters(small.full_shape()),
+            small.macs(small.full_shape(), run.length()),
+        ),
+        holdout=_holdout(run),
+        metric=partial(run.task.metric, run.spec.metric),
+        artifacts=_files(optimized),
+        loadable=exported["loadable"],
+    )
+    issued = certificate.certify(inputs, run.reporter)
+    folder = run.workspace.folder("certify")
+    write_json(folder / "certificate.json", issued.model_dump(mode="json"))
+    _write_cards(optimized, issued)
+    return {"constraints_met": issued.constraints_met, "verdict": issued.verdict}
+
+
+def _holdout(run: Run) -> Holdout:
+    split = run.task.encode(run.data.holdout(), run.tokenizer, max_length=run.spec.baseline.max_length)
+    ids, types = token_rows(split)
+    return Holdout(ids, split.labels, types, split.pad_id)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}

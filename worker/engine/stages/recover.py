@@ -1,0 +1,272 @@
+"""Recover: train the approximated model, measure its delivered file, and push on while constraints hold.
+
+Each *rung* is a recipe, distilled from the dense model, exported for the target, scored and timed as
+that file on the selection split. The next rung narrows it further: to meet a bound that the table had
+predicted wrongly, or, while everything holds, towards the focus. The first rung that loses accuracy
+ends the climb.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from models.spec import Candidate, CandidateMeasurements, Quantize, Recipe, Recover
+from worker.engine.anatomy import anatomy_of
+from worker.engine.anatomy.slicing import sliced
+from worker.engine.delivery import Delivered, deliver
+from worker.engine.export.safetensors import load_folder, save_folder
+from worker.engine.measure.intervals import PairedBootstrap, paired_bootstrap
+from worker.engine.measure.latency import compare
+from worker.engine.measure.verdict import Measured, evaluate_constraints
+from worker.engine.run import Run
+from worker.engine.stages.baseline import dense_files, dense_logits
+from worker.engine.stages.fitting import distilled, recovery_options
+from worker.engine.stages.problem import MARGIN, dense_reference, search_problem
+from worker.engine.strategies.goal import Goal
+from worker.engine.strategies.narrowing import narrow
+from worker.engine.tasks import evaluate
+from worker.engine.workspace import read_json, write_json
+
+MAX_RUNGS = 6
+PUSH = 0.88  # each rung towards the focus asks for this part of the costs of the one before
+RESERVE_SECONDS = 75.0  # kept for export and certificate
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A recovered recipe as its delivered file measured. `violations`: by how much, relatively, the
+    constraints are missed on the selection split; empty when all hold."""
+
+    number: int
+    recipe: Recipe
+    metric: float
+    speedup: float
+    ms: float
+    size_bytes: int
+    violations: dict[str, float]
+    seconds: float
+
+    @staticmethod
+    def from_json(document: dict[str, Any]) -> Rung:
+        return Rung(**{**document, "recipe": Recipe.model_validate(document["recipe"])})
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "recipe": self.recipe.model_dump(mode="json")}
+
+    @property
+    def accurate(self) -> bool:
+        """Whether the accuracy constraints hold."""
+        return not any(name.startswith("accuracy.") for name in self.violations)
+
+
+def recover(run: Run) -> dict[str, Any]:
+    """Climb rung by rung; answers the best one and what to export."""
+    climb = _Climb(run)
+    while (recipe := climb.next_recipe()) is not None:
+        climb.take(recipe)
+    best = climb.best()
+    return {**best.to_json(), "rungs": len(climb.rungs), "folder": f"rung-{best.number}"}
+
+
+class _Climb:
+    """The rungs so far, kept in `climb.json` after each."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.folder = run.workspace.folder("recover")
+        self.file = self.folder / "climb.json"
+        stored = read_json(self.file) or {"rungs": []}
+        self.rungs = [Rung.from_json(document) for document in stored["rungs"]]
+
+    def next_recipe(self) -> Recipe | None:
+        """The structure of the next rung, or None when the climb is over."""
+        if not self.rungs:
+            searched = self.run.workspace.result("search")
+            assert searched is not None
+            return Recipe.model_validate(searched["recipe"])
+        last = self.rungs[-1]
+        if not self._may_go_on(last):
+            return None
+        if not last.accurate:
+            # Training further is the one remedy left, and it is tried once.
+            return last.recipe if len(self.rungs) == 1 and self.run.spec.recovery != "off" else None
+        goal = self._next_goal(last)
+        if goal is None:
+            return None
+        student = load_folder(self.folder / f"rung-{last.number}" / "model")
+        problem = search_problem(self.run, anatomy_of(student), goal, tell=self._tell)
+        narrowed = None
+        for narrowed, _ in narrow(problem, last.recipe):
+            self._tell("narrowing further", len(self.rungs), None)
+        return narrowed
+
+    def take(self, recipe: Recipe) -> None:
+        """Train, deliver and measure one more rung."""
+        began = self.run.stopwatch.used
+        number = len(self.rungs)
+        student, recipe = self._trained(recipe, number)
+        folder = self.folder / f"rung-{number}"
+        rungs = [
+            self._measured(number, student, form, folder / name, began)
+            for name, form in self._forms(recipe).items()
+        ]
+        rung = max(rungs, key=self._preference)
+        save_folder(student, self.run.tokenizer, folder / "model")
+        self.rungs.append(rung)
+        write_json(self.file, {"rungs": [each.to_json() for each in self.rungs]})
+        self.run.stopwatch.save()
+        self._report(rung, student)
+
+    def best(self) -> Rung:
+        """Of the rungs that hold all constraints the one furthest in the focus; else the nearest miss."""
+        return max(self.rungs, key=self._preference)
+
+    def _may_go_on(self, last: Rung) -> bool:
+        left = self.run.stopwatch.left - RESERVE_SECONDS
+        return len(self.rungs) < MAX_RUNGS and left > 1.2 * last.seconds
+
+    def _next_goal(self, last: Rung) -> Goal | None:
+        """Tighter bounds: where measurement missed one, or towards the focus while all hold."""
+        run, spec = self.run, self.run.spec
+        goal = Goal.of(spec.constraints, dense_reference(run), margin=MARGIN)
+        predicted = search_problem(run, run.anatomy, goal, tell=self._tell).costs(run.shape(last.recipe))
+        if last.violations:
+            # The table was wrong by this factor: ask it for as much less.
+            error = max(1.0, last.ms / predicted.ms), max(1.0, last.size_bytes / predicted.bytes)
+            return Goal(
+                ms=None if goal.ms is None else min(goal.ms / error[0], predicted.ms * 0.97),
+                bytes=None if goal.bytes is None else goal.bytes / error[1],
+            )
+        accuracy = spec.constraints.accuracy.model_dump(exclude={"confidence"}, exclude_none=True)
+        if spec.focus == "accuracy" or not accuracy:
+            return None
+        if spec.focus == "speed":
+            return replace(goal, ms=predicted.ms * PUSH)
+        return replace(goal, bytes=predicted.bytes * PUSH)
+
+    def _trained(self, recipe: Recipe, number: int) -> tuple[PreTrainedModel, Recipe]:
+        """The student of a recipe, distilled if that helps on the selection split."""
+        run = self.run
+        before = load_folder(self.folder / f"rung-{number - 1}" / "model") if number else run.anatomy.model
+        student = sliced(before, anatomy_of(before).shape(recipe))
+        if run.spec.recovery == "off" or run.shape(recipe) == run.anatomy.full_shape():
+            return student, recipe
+        untrained = self._judged(student)
+        weights = {name: value.clone() for name, value in student.state_dict().items()}
+        fitted = distilled(run, student, recovery_options(run, reserve=RESERVE_SECONDS), stage="recover")
+        if self._judged(student) < untrained:
+            student.load_state_dict(weights)
+            return student, recipe
+        step = Recover(epochs=fitted.epochs, learning_rate=fitted.learning_rate, seed=run.spec.seed)
+        return student, recipe.then(step)
+
+    def _judged(self, model: PreTrainedModel) -> tuple[float, float]:
+        run = self.run
+        evaluation = evaluate(model, run.selection, run.task, batch_size=128, device=run.device)
+        return evaluation.metrics[run.spec.metric], -evaluation.loss
+
+    def _forms(self, recipe: Recipe) -> dict[str, Recipe]:
+        """How the rung may be delivered. With accuracy focus int8 has to earn its place."""
+        plain = Recipe(steps=tuple(step for step in recipe.steps if not isinstance(step, Quantize)))
+        forms = {"int8": plain.then(Quantize())} if self.run.quantizes else {"fp32": plain}
+        return {**forms, "fp32": plain} if self.run.spec.focus == "accuracy" else forms
+
+    def _measured(
+        self, number: int, student: PreTrainedModel, recipe: Recipe, folder: Path, began: float
+    ) -> Rung:
+        run = self.run
+        self._tell("measuring the recovered model on the target", number, None)
+        delivered = deliver(run, student, recipe, folder)
+        comparison = compare(
+            {"dense": dense_files(run)["dense"], "candidate": delivered.file},
+            run.timed_inputs(),
+            threads=run.threads,
+            on_round=run.reporter.check,
+        )
+        baseline = run.workspace.result("baseline")
+        assert baseline is not None
+        speedup = comparison.speedup("dense", "candidate")
+        results = evaluate_constraints(
+            run.spec.constraints,
+            Measured(
+                dense_metric=baseline["delivered_metric"],
+                optimized_metric=delivered.metric,
+                dense_bytes=baseline["dense_bytes"],
+                optimized_bytes=delivered.size_bytes,
+                speedup=speedup,
+                p50=comparison["candidate"].p50,
+                p95=comparison["candidate"].p95,
+                throughput=comparison["candidate"].throughput,
+                paired=self._paired(delivered),
+            ),
+        )
+        return Rung(
+            number=number,
+            recipe=recipe,
+            metric=delivered.metric,
+            speedup=speedup,
+            ms=baseline["dense_ms"] / speedup,
+            size_bytes=delivered.size_bytes,
+            violations={r.name: _miss(r.required, r.measured) for r in results if not r.met},
+            seconds=run.stopwatch.used - began,
+        )
+
+    def _paired(self, delivered: Delivered) -> PairedBootstrap | None:
+        """The paired bootstrap, where the accuracy constraint asks for a confidence level."""
+        run = self.run
+        if run.spec.constraints.accuracy.confidence == "point":
+            return None
+        return paired_bootstrap(
+            run.spec.metric,
+            partial(run.task.metric, run.spec.metric),
+            run.selection.labels,
+            dense_logits(run),
+            delivered.logits,
+            seed=run.spec.seed,
+        )
+
+    def _preference(self, rung: Rung) -> tuple[float, ...]:
+        towards = {"speed": rung.speedup, "size": -float(rung.size_bytes), "accuracy": rung.metric}
+        return -sum(rung.violations.values()), towards[self.run.spec.focus], -float(rung.size_bytes)
+
+    def _report(self, rung: Rung, student: PreTrainedModel) -> None:
+        run = self.run
+        searched = run.workspace.result("search")
+        baseline = run.workspace.result("baseline")
+        assert searched is not None
+        assert baseline is not None
+        anatomy = anatomy_of(student)
+        run.reporter.candidate(
+            Candidate(
+                number=searched["candidates"] + rung.number,
+                stage="recover",
+                recipe=rung.recipe,
+                measurements=CandidateMeasurements(
+                    metric=rung.metric,
+                    parameters=anatomy.parameters(anatomy.full_shape()),
+                    macs=anatomy.macs(anatomy.full_shape(), run.length()),
+                    size_bytes=rung.size_bytes,
+                    latency_ms=rung.ms,
+                    latency_source="measured",
+                    speedup=rung.speedup,
+                    size_reduction=baseline["dense_bytes"] / rung.size_bytes,
+                ),
+                accepted=not rung.violations,
+                reason="all constraints hold on the selection split"
+                if not rung.violations
+                else "missed on the selection split: " + ", ".join(rung.violations),
+            )
+        )
+
+    def _tell(self, message: str, step: int, total: int | None) -> None:
+        self.run.progress("recover", step, total, message)
+
+
+def _miss(required: float, measured: float) -> float:
+    """How far a constraint is missed, relative to what it asks."""
+    return abs(measured - required) / max(abs(required), 1e-3)

@@ -1,0 +1,58 @@
+"""Search: the strategy's candidates, one after the other, each kept before the next begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from models.spec import Recipe
+from worker.engine.anatomy.slicing import sliced
+from worker.engine.run import Run
+from worker.engine.stages.fitting import distilled, trial_options
+from worker.engine.stages.problem import MARGIN, dense_reference, judgement, search_problem
+from worker.engine.strategies import STRATEGIES
+from worker.engine.strategies.base import Judgement
+from worker.engine.strategies.goal import Goal
+from worker.engine.tasks import evaluate
+from worker.engine.workspace import read_json, write_json
+
+
+def search(run: Run) -> dict[str, Any]:
+    """Drive the strategy from where a killed run left it; answers the recipe that it ends with."""
+    file = run.workspace.folder("search") / "state.json"
+    state = (read_json(file) or {"state": None})["state"]
+    first = _candidates_before(run)
+    goal = Goal.of(run.spec.constraints, dense_reference(run), margin=MARGIN)
+
+    def tell(message: str, step: int, total: int | None) -> None:
+        run.progress("search", step, total, message)
+
+    problem = search_problem(
+        run, run.anatomy, goal, trial=None if run.spec.recovery == "off" else trial_of(run), tell=tell
+    )
+    for step in STRATEGIES[run.spec.strategy].search(problem, state):
+        state = step.state
+        write_json(file, {"state": state})
+        run.stopwatch.save()
+        candidate = step.candidate.model_copy(update={"number": first + step.candidate.number})
+        run.reporter.candidate(candidate)
+        tell(f"candidate {candidate.number}: {candidate.reason}", state["number"], None)
+    return {"recipe": state["recipe"], "candidates": first + state["number"]}
+
+
+def trial_of(run: Run) -> Callable[[Recipe], Judgement]:
+    """A short distillation of a recipe's model from the dense one, judged on the selection split."""
+
+    def trial(recipe: Recipe) -> Judgement:
+        student = sliced(run.anatomy.model, run.shape(recipe))
+        distilled(run, student, trial_options(run), stage="search")
+        rows = run.selection
+        return judgement(run, evaluate(student, rows, run.task, batch_size=128, device=run.device))
+
+    return trial
+
+
+def _candidates_before(run: Run) -> int:
+    baseline = run.workspace.result("baseline")
+    assert baseline is not None
+    return int(baseline["candidates"])

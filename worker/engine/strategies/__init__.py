@@ -1,0 +1,9 @@
+"""How decisions are searched: one strategy a file, and the registry of them."""
+
+from models.spec import StrategyName
+from worker.engine.strategies.axformer import AxFormer
+from worker.engine.strategies.base import Strategy
+
+STRATEGIES: dict[StrategyName, Strategy] = {"axformer": AxFormer()}
+
+__all__ = ["STRATEGIES", "Strategy"]

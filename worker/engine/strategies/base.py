@@ -1,0 +1,95 @@
+"""What a strategy is: a generator of candidates with a serialisable state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from models.spec import (
+    ApproximationName,
+    Candidate,
+    CandidateMeasurements,
+    Focus,
+    Recipe,
+)
+from worker.engine.anatomy import Anatomy
+from worker.engine.anatomy.shape import Shape
+from worker.engine.significance.fisher import FisherInformation
+from worker.engine.strategies.goal import CostModel, Costs, DenseReference, Goal
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a masked or recovered model does on the selection split."""
+
+    loss: float
+    losses: np.ndarray
+    metric: float
+
+
+@dataclass(frozen=True)
+class SearchProblem:
+    """All that a strategy may look at. Everything here comes from the selection and training data.
+
+    `judge` masks the model to a shape and evaluates it; `fisher` takes gate gradients at a shape.
+    `trial` fine-tunes the recipe's model for a moment and evaluates it, or is None when the job
+    forbids training. `tell(stage_message, step, total)` reports, and raises `Stopped` when asked to.
+    """
+
+    anatomy: Anatomy
+    judge: Callable[[Shape], Judgement]
+    fisher: Callable[[Shape], FisherInformation]
+    costs: CostModel
+    dense: DenseReference
+    goal: Goal
+    focus: Focus
+    allowed: frozenset[ApproximationName]
+    trial: Callable[[Recipe], Judgement] | None
+    length: int
+    max_candidates: int
+    tell: Callable[[str, int, int | None], None] = field(default=lambda message, step, total: None)
+
+    def may(self, approximation: ApproximationName) -> bool:
+        return approximation in self.allowed
+
+
+@dataclass(frozen=True)
+class SearchStep:
+    """One measured candidate, and the state from which the search goes on after it."""
+
+    candidate: Candidate
+    state: dict[str, Any]
+
+
+class Strategy(ABC):
+    """One way to look for a recipe. Subclasses hold no state between calls: it is all in `state`."""
+
+    name: str
+
+    @abstractmethod
+    def search(self, problem: SearchProblem, state: dict[str, Any] | None) -> Iterator[SearchStep]:
+        """Go on from `state` (None: from the start) until the search is over.
+
+        `state` is JSON. Its key `recipe` holds the best recipe so far; `number` the next candidate's
+        number. The same problem and state give the same candidates.
+        """
+
+
+def measured(problem: SearchProblem, shape: Shape, judgement: Judgement | None) -> CandidateMeasurements:
+    """The measurements of a candidate whose latency and size are predicted."""
+    costs: Costs = problem.costs(shape)
+    return CandidateMeasurements(
+        loss=None if judgement is None else judgement.loss,
+        metric=None if judgement is None else judgement.metric,
+        parameters=problem.anatomy.parameters(shape),
+        macs=problem.anatomy.macs(shape, problem.length),
+        size_bytes=round(costs.bytes),
+        latency_ms=costs.ms,
+        latency_source="predicted",
+        speedup=problem.dense.ms / costs.ms,
+        size_reduction=problem.dense.bytes / costs.bytes,
+    )

@@ -1,0 +1,153 @@
+"""Speed and size focus: give up what costs least significance for what it saves, until the bounds hold.
+
+Two decisions are taken in turn. Depth: layers go one by one, first the one whose exact ablation raises
+the loss least. Width: heads, FFN weight groups and blocks go by significance per part of the missing
+milliseconds and bytes that they save. Which depth goes with which width cannot be read off one-shot
+losses, which favour width however much training recovers: so one *arm* for every depth that can meet
+the bounds is narrowed until it does, all arms get the same short training, and the best on the selection
+split wins.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from models.spec import Candidate, Recipe
+from worker.engine.significance.ablation import exact_ablation
+from worker.engine.significance.elements import layer_elements
+from worker.engine.strategies.base import Judgement, SearchProblem, SearchStep, measured
+from worker.engine.strategies.narrowing import narrow, narrowest
+
+MAX_ARMS = 4  # each costs one short training
+
+
+def cost_driven(
+    problem: SearchProblem, state: dict[str, Any] | None, *, start: Recipe | None = None, number: int = 0
+) -> Iterator[SearchStep]:
+    """Yield every shape on the way as a candidate; the state's `recipe` is the winning arm's.
+
+    Without a state the search begins at the recipe `start` (None: the dense model), with candidate `number`.
+    """
+    search = _Search(problem, state or _initial(start or Recipe(), number))
+    yield from search.deepen()
+    yield from search.narrow_arms()
+    yield from search.choose()
+
+
+class _Search:
+    """The three phases over one state, of which every step hands out a copy.
+
+    `depths[n]`: the recipe that drops n layers. `arms`: narrowed recipes, with their trial's
+    judgement once they had it. `narrowing`: where the arm at work stands.
+    """
+
+    def __init__(self, problem: SearchProblem, state: dict[str, Any]) -> None:
+        self.problem = problem
+        self.full = problem.anatomy.full_shape()
+        self.state = copy.deepcopy(state)
+
+    def deepen(self) -> Iterator[SearchStep]:
+        """Drop layers until the bounds hold at full width, or one layer is left."""
+        if not self.state["depths"]:
+            start = Recipe.model_validate(self.state["recipe"])
+            self.state["depths"] = [_json(start)]
+            yield self._step(start, self.problem.judge(self.full.applied(start)), "where the search begins")
+        while True:
+            recipe = Recipe.model_validate(self.state["depths"][-1])
+            shape = self.full.applied(recipe)
+            layers = layer_elements(shape)
+            enough = self.problem.goal.met(self.problem.costs(shape))
+            if enough or len(layers) == 1 or not self.problem.may("prune_layers"):
+                return
+            changes = exact_ablation(
+                layers,
+                shape,
+                lambda tried: self.problem.judge(tried).losses,
+                told=self._weighing(len(layers)),
+            )
+            least = min(layers, key=lambda layer: changes[layer.id])
+            recipe = recipe.then(least.step())
+            self.state["depths"].append(_json(recipe))
+            reason = f"of the layers left, {least.id} raises the loss least, by {changes[least.id]:.4f}"
+            yield self._step(recipe, self.problem.judge(self.full.applied(recipe)), reason)
+
+    def narrow_arms(self) -> Iterator[SearchStep]:
+        """Narrow each depth that can meet the bounds until it does."""
+        done = {arm["dropped"] for arm in self.state["arms"]}
+        for dropped in self._arm_depths():
+            if dropped in done:
+                continue
+            origin = Recipe.model_validate(self.state["depths"][dropped])
+            begun = Recipe.model_validate(self.state["narrowing"] or self.state["depths"][dropped])
+            for recipe, judgement in narrow(self.problem, begun, origin=origin):
+                self.state["narrowing"] = _json(recipe)
+                yield self._step(recipe, judgement, "least significance for what it saves")
+            narrowed = self.state["narrowing"] or _json(origin)
+            self.state["arms"].append({"dropped": dropped, "recipe": narrowed, "trial": None})
+            self.state["narrowing"] = None
+
+    def choose(self) -> Iterator[SearchStep]:
+        """Give every arm its trial; the best metric wins, then the lower loss."""
+        arms = self.state["arms"]
+        for position, arm in enumerate(arms):
+            if arm["trial"] is not None:
+                continue
+            recipe = Recipe.model_validate(arm["recipe"])
+            self.problem.tell("trying arms", position + 1, len(arms))
+            trial = self._trial(recipe)
+            arm["trial"] = {"metric": trial.metric, "loss": trial.loss}
+            self.state["recipe"] = self._best_arm()["recipe"]
+            what = "trained for a moment" if self.problem.trial else "judged untrained"
+            yield self._step(recipe, trial, f"arm with {arm['dropped']} layers fewer, {what}")
+        self.state["recipe"] = self._best_arm()["recipe"]
+
+    def _arm_depths(self) -> list[int]:
+        """Numbers of dropped layers worth an arm: the deepest cut first, then ever shallower ones
+        as long as a quarter of their width would meet the bounds."""
+        last = len(self.state["depths"]) - 1
+        chosen = [last]
+        for dropped in range(last - 1, -1, -1):
+            shape = self.full.applied(Recipe.model_validate(self.state["depths"][dropped]))
+            fits = self.problem.goal.met(self.problem.costs(narrowest(self.problem, shape)))
+            if len(chosen) == MAX_ARMS or not fits:
+                break
+            chosen.append(dropped)
+        return chosen
+
+    def _trial(self, recipe: Recipe) -> Judgement:
+        if self.problem.trial is None or len(self.state["arms"]) == 1:
+            return self.problem.judge(self.full.applied(recipe))
+        return self.problem.trial(recipe)
+
+    def _best_arm(self) -> dict[str, Any]:
+        tried = [arm for arm in self.state["arms"] if arm["trial"] is not None]
+        best: dict[str, Any] = max(tried, key=lambda arm: (arm["trial"]["metric"], -arm["trial"]["loss"]))
+        return best
+
+    def _step(self, recipe: Recipe, judgement: Judgement, reason: str) -> SearchStep:
+        shape = self.full.applied(recipe)
+        missing = self.problem.goal.missing(self.problem.costs(shape))
+        still = " and ".join(f"{resource} over its bound" for resource in missing) or "bounds hold"
+        candidate = Candidate(
+            number=self.state["number"],
+            stage="search",
+            recipe=recipe,
+            measurements=measured(self.problem, shape, judgement),
+            accepted=not missing,
+            reason=f"{reason}; {still}",
+        )
+        self.state["number"] += 1
+        return SearchStep(candidate, copy.deepcopy(self.state))
+
+    def _weighing(self, layers: int) -> Any:
+        return lambda done: self.problem.tell("weighing layers", done, layers)
+
+
+def _initial(start: Recipe, number: int) -> dict[str, Any]:
+    return {"number": number, "recipe": _json(start), "depths": [], "arms": [], "narrowing": None}
+
+
+def _json(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json")
