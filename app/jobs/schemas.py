@@ -19,8 +19,8 @@ class Progress(Resource):
     stage: str | None = Field(description="prepare, baseline, analyse, search, recover, export or certify.")
     step: int | None = Field(description="Steps of the stage that are done.")
     total: int | None = Field(description="Steps of the stage, where known.")
-    fraction: float | None = Field(description="Of the stage, from 0 to 1, where known.")
-    eta_seconds: float | None = Field(description="Until the stage ends, where known.")
+    fraction: float | None = Field(description="Of the whole run, from 0 to 1.")
+    eta_seconds: float | None = Field(description="Until the run ends, at the rate so far.")
     message: str
 
 

@@ -87,7 +87,7 @@ def page(
 
 
 def delete(context: Context, tenant: str, upload_id: str) -> None:
-    """Forget the upload. Its bytes go with the next clean-up, unless something else has the same.
+    """Forget the upload. Its bytes may be shared with other uploads, so they stay in the store.
 
     Raises:
         UploadInUse: a job that has not ended refers to it.
