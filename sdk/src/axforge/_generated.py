@@ -327,8 +327,8 @@ class Progress(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    eta_seconds: Annotated[float | None, Field(description="Until the stage ends, where known.")]
-    fraction: Annotated[float | None, Field(description="Of the stage, from 0 to 1, where known.")]
+    eta_seconds: Annotated[float | None, Field(description="Until the run ends, at the rate so far.")]
+    fraction: Annotated[float | None, Field(description="Of the whole run, from 0 to 1.")]
     message: str
     stage: Annotated[
         str | None, Field(description="prepare, baseline, analyse, search, recover, export or certify.")

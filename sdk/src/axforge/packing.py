@@ -47,6 +47,7 @@ def parcel(path: Path) -> Iterator[Parcel]:
     if path.is_dir():
         with tempfile.TemporaryFile(suffix=".tar.gz") as file:
             _pack(path, file)
+            file.seek(0)
             yield Parcel(name=_plain(f"{path.resolve().name or 'folder'}.tar.gz"), file=file)
     elif path.is_file():
         if path.suffix.lower() in PICKLE_SUFFIXES:
