@@ -14,6 +14,8 @@ from axforge.client import Client
 from axforge.errors import ConnectionFailed
 from axforge.types import Candidate, Event, Job
 
+SAID_BY_PROGRESS = frozenset({"job.created", "stage.started"})
+
 
 def follow(session: Session, client: Client, job_id: str) -> NoReturn:
     """Show the job's progress to its end, then leave with its exit status.
@@ -23,7 +25,7 @@ def follow(session: Session, client: Client, job_id: str) -> NoReturn:
     """
     try:
         with ProgressView(session.console(), json=session.json) as view:
-            watching = _Watching(view)
+            watching = _Watching(view, every_event=session.json)
             job = client.wait(
                 job_id,
                 on_progress=watching.progress,
@@ -74,8 +76,9 @@ def _finish(session: Session, job: Job) -> NoReturn:
 class _Watching:
     """From the client's callbacks to the view."""
 
-    def __init__(self, view: ProgressView) -> None:
+    def __init__(self, view: ProgressView, *, every_event: bool) -> None:
         self._view = view
+        self._hidden = frozenset() if every_event else SAID_BY_PROGRESS
         self._shown: tuple[object, ...] | None = None
 
     def progress(self, job: Job) -> None:
@@ -91,6 +94,8 @@ class _Watching:
             )
 
     def event(self, event: Event) -> None:
+        if event.type in self._hidden:
+            return
         self._view.event(event.type, event.message, event.data)
 
     def candidate(self, candidate: Candidate) -> None:

@@ -13,7 +13,7 @@ from rich.table import Column
 from rich.text import Text
 
 from axforge.cli.certificate import render
-from axforge.cli.progress import Tally, Update, describe_candidate, duration, figures, found
+from axforge.cli.progress import Tally, Update, describe_candidate, figures, found
 
 Document = Mapping[str, Any]
 
@@ -43,7 +43,7 @@ class LiveRenderer:
         self._live.start()
 
     def stop(self) -> None:
-        self._live.update(self._bars, refresh=True)
+        self._live.update(self._view(), refresh=True)
         self._live.stop()
 
     def progress(self, update: Update, tally: Tally) -> None:
@@ -59,7 +59,7 @@ class LiveRenderer:
             completed=update.step,
             total=update.total,
             note=escape(note),
-            left="" if update.eta is None else f"{duration(update.eta)} left",
+            left=update.left(),
         )
 
     def event(self, type: str, message: str, data: Document) -> None:

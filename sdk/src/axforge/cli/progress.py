@@ -25,7 +25,10 @@ PLAIN_EVERY = 10.0
 
 @dataclass(frozen=True)
 class Update:
-    """Where a run stands: step `step` of `total` (unknown: None), and seconds left where known."""
+    """Where a run stands: step `step` of `total` (unknown: None).
+
+    `eta` is in seconds, where known: to the end of the run, or of the stage if `stage_only`.
+    """
 
     stage: str
     step: int
@@ -33,7 +36,13 @@ class Update:
     message: str
     metrics: Document
     eta: float | None
-    elapsed: float
+    stage_only: bool
+
+    def left(self) -> str:
+        """The time left, in words; nothing where it is unknown or short."""
+        if self.eta is None or self.eta < 1.0:
+            return ""
+        return f"{duration(self.eta)} left" + (f" in {self.stage}" if self.stage_only else "")
 
 
 @dataclass
@@ -117,14 +126,17 @@ class ProgressView:
         *,
         eta: float | None = None,
     ) -> None:
-        """Step `step` of `total` is done; `eta` in seconds is estimated from the stage's pace if absent."""
+        """Step `step` of `total` is done; the run ends in `eta` seconds.
+
+        Without `eta`, the end of the stage is estimated from its pace.
+        """
         now = self._clock()
         if stage != self._stage:
             self._stage, self._stage_began = stage, now
-        elapsed = now - self._stage_began
+        stage_only = eta is None
         if eta is None and total and 0 < step <= total:
-            eta = elapsed / step * (total - step)
-        update = Update(stage, step, total, message, dict(metrics or {}), eta, elapsed)
+            eta = (now - self._stage_began) / step * (total - step)
+        update = Update(stage, step, total, message, dict(metrics or {}), eta, stage_only)
         self._renderer.progress(update, self._tally)
 
     def event(self, type: str, message: str, data: Document | None = None) -> None:
@@ -169,7 +181,7 @@ class JsonRenderer:
             stage=update.stage,
             step=update.step,
             total=update.total,
-            eta=None if update.eta is None else round(update.eta, 1),
+            eta_seconds=None if update.eta is None else round(update.eta, 1),
             message=update.message,
             metrics=update.metrics,
             candidates=tally.candidates,
@@ -236,8 +248,8 @@ def describe(update: Update, tally: Tally) -> str:
     """An update as a line: `search 12/40, about 1:40 left, loss 0.21, 12 candidates (3 accepted)`."""
     counted = f" {update.step}/{update.total}" if update.total else f" {update.step}" if update.step else ""
     parts = [f"{update.stage}{counted}"]
-    if update.eta is not None and update.eta >= 1.0:
-        parts.append(f"about {duration(update.eta)} left")
+    if left := update.left():
+        parts.append(f"about {left}")
     parts.extend(figures(update.metrics))
     if tally.candidates:
         parts.append(found(tally))
@@ -266,7 +278,8 @@ def describe_candidate(candidate: Document) -> str:
 
 def found(tally: Tally) -> str:
     """The tally in words."""
-    return f"{tally.candidates} candidates ({tally.accepted} accepted)"
+    noun = "candidate" if tally.candidates == 1 else "candidates"
+    return f"{tally.candidates} {noun} ({tally.accepted} accepted)"
 
 
 def figures(metrics: Document) -> list[str]:
