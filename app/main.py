@@ -66,7 +66,7 @@ def _lifespan(settings: Settings, api: ApiSettings) -> Callable[[FastAPI], Abstr
             settings=settings,
             api=api,
             database=database,
-            store=open_store(settings.store, spool=settings.data_dir / "incoming"),
+            store=open_store(settings.store, spool=settings.data_dir / "spool"),
             watcher=watcher,
             send_hint=partial(send_hint, settings.broker),
             uploading=anyio.CapacityLimiter(api.upload_concurrency),

@@ -30,18 +30,20 @@ def to_pointer(parts: Iterable[str | int]) -> str:
 def body_problems(error: ValidationError, model: type[BaseModel], document: Any) -> list[FieldProblem]:
     """One problem for each wrong field of `document`; alternatives of a union are told together."""
     found: dict[str, list[FieldProblem]] = {}
+    kinds: dict[str, set[str]] = {}
     for entry in error.errors(include_url=False):
         parts = _parts_in_document(entry["loc"], entry["type"], document)
         problem = _describe(entry, parts, model)
         found.setdefault(problem.pointer or "", []).append(problem)
-    return [_merge(same) for pointer, same in found.items() if not _explained_below(pointer, same, found)]
+        kinds.setdefault(problem.pointer or "", set()).add(entry["type"])
+    return [_merge(same) for pointer, same in found.items() if not _explained_below(pointer, kinds)]
 
 
 def parameter_problems(errors: Sequence[Any]) -> list[FieldProblem]:
     """Problems of query, path and header parameters, as FastAPI reports them."""
     return [
         FieldProblem(
-            parameter=".".join(str(part) for part in entry["loc"][1:]) or None,
+            parameter=str(entry["loc"][1]),
             detail=_sentence(entry),
             remedy=_literal_remedy(entry) if entry["type"] in ("literal_error", "enum") else None,
         )
@@ -163,9 +165,7 @@ def _merge(same: Sequence[FieldProblem]) -> FieldProblem:
     )
 
 
-def _explained_below(
-    pointer: str, same: Sequence[FieldProblem], found: Mapping[str, Sequence[FieldProblem]]
-) -> bool:
-    """An object that failed inside also failed the other members of its union; that says nothing."""
-    is_choice = all(problem.detail.startswith("Should be ") for problem in same)
-    return is_choice and any(other.startswith(pointer + "/") for other in found)
+def _explained_below(pointer: str, kinds: Mapping[str, set[str]]) -> bool:
+    """What failed inside also failed as another member of a union, and left its list too short."""
+    is_consequence = kinds[pointer] <= {"literal_error", "too_short"}
+    return is_consequence and any(other.startswith(pointer + "/") for other in kinds)

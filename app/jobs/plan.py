@@ -9,11 +9,14 @@ from app.jobs.schemas import Plan
 from app.pointers import FieldProblem
 from app.problems import InvalidRequest
 from app.uploads import repository as uploads
+from models.settings import Settings
 from models.spec import ApproximationName, JobSpec, Source
 from models.upload import UploadKind
 
+OWN_STORE = "store://"
 
-def check_sources(session: Session, tenant: str, spec: JobSpec, *, allow_paths: bool) -> None:
+
+def check_sources(session: Session, tenant: str, spec: JobSpec, *, settings: Settings) -> None:
     """Refuse sources that this service cannot read.
 
     Raises:
@@ -25,7 +28,7 @@ def check_sources(session: Session, tenant: str, spec: JobSpec, *, allow_paths: 
             ("base_model", spec.base_model, UploadKind.MODEL),
             ("dataset", spec.dataset, UploadKind.DATASET),
         )
-        if (problem := _source_problem(session, tenant, field, source, kind, allow_paths))
+        if (problem := _source_problem(session, tenant, field, source, kind, settings))
     ]
     if problems:
         raise InvalidRequest(problems[0].detail, remedy=problems[0].remedy, errors=problems)
@@ -47,18 +50,29 @@ def plan_of(spec: JobSpec) -> Plan:
 
 
 def _source_problem(
-    session: Session, tenant: str, field: str, source: Source, kind: UploadKind, allow_paths: bool
+    session: Session, tenant: str, field: str, source: Source, kind: UploadKind, settings: Settings
 ) -> FieldProblem | None:
-    if source.path is not None and not allow_paths:
+    if source.path is not None and not settings.allow_paths:
         return FieldProblem(
             pointer=f"/{field}/path",
             detail="This service reads no files of its own machine.",
             remedy=f"Send the file to POST /v1/uploads?kind={kind.value} and give its id as `upload`, "
             "or name a `hub` repository or a `uri`.",
         )
-    if source.upload is None:
-        return None
-    upload = uploads.find(session, tenant, source.upload, keep=True)
+    if source.uri is not None and not source.uri.startswith((OWN_STORE, *settings.uri_prefixes)):
+        return FieldProblem(
+            pointer=f"/{field}/uri",
+            detail="This service does not read from there.",
+            remedy=f"Send the file to POST /v1/uploads?kind={kind.value} and give its id as `upload`, "
+            "or ask the operator to allow the prefix.",
+        )
+    return _upload_problem(session, tenant, field, source.upload, kind) if source.upload else None
+
+
+def _upload_problem(
+    session: Session, tenant: str, field: str, upload_id: str, kind: UploadKind
+) -> FieldProblem | None:
+    upload = uploads.find(session, tenant, upload_id, keep=True)
     if upload is None:
         return FieldProblem(
             pointer=f"/{field}/upload",

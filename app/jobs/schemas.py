@@ -57,7 +57,9 @@ class Job(Resource):
     progress: Progress | None
     attempt: int = Field(description="Runs so far; a worker that is lost gives a new one.")
     error: JobError | None
-    result: dict[str, Any] | None = Field(description="What the run delivered, with its certificate.")
+    result: dict[str, Any] | None = Field(
+        description="The certificate in short; the whole is the artifact `certificate.json`."
+    )
     artifacts: list[Artifact]
     metadata: dict[str, str]
     spec: dict[str, Any] = Field(description="The spec with all defaults filled in.")

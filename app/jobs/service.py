@@ -60,7 +60,7 @@ def read_spec(document: Any) -> JobSpec:
 def plan(context: Context, tenant: str, spec: JobSpec) -> Plan:
     """Check the spec as `create` does, and say what would be done; nothing is stored."""
     with context.database.session() as session:
-        check_sources(session, tenant, spec, allow_paths=context.settings.allow_paths)
+        check_sources(session, tenant, spec, settings=context.settings)
     return plan_of(spec)
 
 
@@ -188,7 +188,7 @@ def _store(context: Context, tenant: str, spec: JobSpec, key: str | None) -> Cre
                 )
             row = existing(session, tenant, known.job_id)
             return Created(describe(row, artifacts.of_jobs(session, [row.id])), row.version, True)
-        check_sources(session, tenant, spec, allow_paths=context.settings.allow_paths)
+        check_sources(session, tenant, spec, settings=context.settings)
         row = lifecycle.create(session, spec, tenant=tenant)
         if key:
             repository.add_key(session, tenant, key, digest, row.id)
@@ -215,5 +215,5 @@ def _error(stored: dict[str, Any] | None) -> JobError | None:
 def _constraints_met(result: dict[str, Any] | None) -> bool | None:
     if result is None:
         return None
-    met = result.get("constraints_met", (result.get("certificate") or {}).get("constraints_met"))
+    met = result.get("constraints_met")
     return None if met is None else bool(met)

@@ -1,0 +1,131 @@
+"""`axforge serve`: the service on this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+import uvicorn
+
+from app.logs import configure
+from app.main import create_app
+from app.settings import ApiSettings
+from models.settings import Settings
+from worker.embedded import FolderInUse, stack
+
+GRACE_SECONDS = 10
+BACKLOG = 128
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+    ] = 8000,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Run worker, queue, database and store here too.")
+    ] = False,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="Folder of all local state; default: AXFORGE_DATA_DIR or ./data."),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let --embedded listen on an address that others reach.")
+    ] = False,
+) -> None:
+    """Serve the HTTP API until SIGTERM or SIGINT.
+
+    Without --embedded the database, broker and store are those of the environment (AXFORGE_DATABASE_URL,
+    AXFORGE_BROKER_URL, AXFORGE_STORE_URL), and workers run elsewhere.
+    """
+    if embedded and not insecure and not _is_loopback(host):
+        _refuse(
+            f"--embedded on {host} lets everybody who reaches it run jobs and read files of this machine: "
+            "there are no API keys yet. Listen on 127.0.0.1, or say --insecure."
+        )
+    configure()
+    settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
+    with _listening(host, port) as listener, _orderly_end():
+        if not embedded:
+            _run(settings, listener)
+            return
+        try:
+            with stack(settings.data_dir, settings) as filled_in:
+                _run(filled_in, listener)
+        except FolderInUse:
+            _refuse(f"Another embedded server works in {settings.data_dir}; give another --data-dir.")
+
+
+class _Server(uvicorn.Server):
+    """Lets go of the clients that wait for events before it waits for their requests to end."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.app.state.context.watcher.close()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
+
+
+def _run(settings: Settings, listener: socket.socket) -> None:
+    config = uvicorn.Config(
+        create_app(settings, ApiSettings()),
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        lifespan="on",
+    )
+    _Server(config).run(sockets=[listener])
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """Taken before anything is started, so that a port in use is told at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        _refuse(f"Cannot listen on {host} port {port}: {error.strerror}.")
+    with listener:
+        address = f"[{host}]" if ":" in host else host
+        typer.echo(f"axforge listens on http://{address}:{listener.getsockname()[1]}", err=True)
+        yield listener
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM and SIGINT end the command with status 0, after everything it started is stopped.
+
+    uvicorn sends itself the signal again when it has shut down; it arrives here.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(0)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse(reason: str) -> NoReturn:
+    typer.echo(reason, err=True)
+    raise typer.Exit(2)
