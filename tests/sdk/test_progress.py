@@ -82,19 +82,27 @@ def test_json_lines_carry_everything() -> None:
     assert documents[-1] == {"type": "certificate", "certificate": CERTIFICATE}
 
 
-def test_a_terminal_shows_stages_candidates_and_time_left() -> None:
+def test_a_terminal_that_is_interrupted_shows_how_far_it_came() -> None:
     file = io.StringIO()
-    with ProgressView(terminal(file)) as view:
-        view.event("dataset.columns", "text is 'q' [guessed]")
-        view.progress("baseline", 40, 40)
-        view.candidate(candidate(0))
-        view.candidate(candidate(1, accepted=False))
-        view.progress("search", 2, 9, "masking [heads]", {"loss": 0.25}, eta=75.0)
+
+    def run() -> None:
+        with ProgressView(terminal(file)) as view:
+            view.event("dataset.columns", "text is 'q' [guessed]")
+            view.progress("baseline", 40, 40)
+            view.candidate(candidate(0))
+            view.candidate(candidate(1, accepted=False))
+            view.progress("search", 2, 9, "masking [heads]", {"loss": 0.25}, eta=75.0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
     shown = file.getvalue()
+    assert "✓ search" not in shown
+    assert shown.endswith("\x1b[?25h")  # the cursor is back
     for expected in (
         "dataset.columns",
         "text is 'q' [guessed]",
-        "✓",
+        "✓ baseline",
         "40/40",
         "2/9",
         "1:15 left",
@@ -104,19 +112,20 @@ def test_a_terminal_shows_stages_candidates_and_time_left() -> None:
         assert expected in shown
 
 
-def test_a_terminal_survives_an_error_in_the_run() -> None:
+def test_a_terminal_ends_with_all_stages_ticked_and_the_certificate() -> None:
+    clock, file = Clock(), io.StringIO()
+    show(ProgressView(terminal(file), clock=clock), clock)
+    last = file.getvalue().rpartition("✓ baseline")[2]
+    assert "✓ search" in last
+    assert last.index("✓ search") < last.index("Certificate") < last.index("Verdict")
+
+
+def test_a_certificate_may_come_after_the_view() -> None:
     file = io.StringIO()
-
-    def run() -> None:
-        with ProgressView(terminal(file)) as view:
-            view.progress("search", 3, 9)
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        run()
-    assert "3/9" in file.getvalue()
-    assert "✓" not in file.getvalue()
-    assert file.getvalue().endswith("\x1b[?25h")  # the cursor is back
+    with ProgressView(terminal(file)) as view:
+        view.progress("certify", 1, 1)
+    view.certificate(CERTIFICATE)
+    assert "Verdict" in file.getvalue()
 
 
 def test_the_certificate_shows_each_number_and_what_failed() -> None:

@@ -698,7 +698,8 @@ class Job(BaseModel):
     object: str
     progress: Progress | None
     result: Annotated[
-        dict[str, Any] | None, Field(description="What the run delivered, with its certificate.")
+        dict[str, Any] | None,
+        Field(description="The certificate in short; the whole is the artifact `certificate.json`."),
     ]
     spec: Annotated[JobSpec, Field(description="The spec with all defaults filled in.")]
     spec_digest: str

@@ -20,8 +20,8 @@ SAID_BY_PROGRESS = frozenset({"job.created", "stage.started"})
 def follow(session: Session, client: Client, job_id: str) -> NoReturn:
     """Show the job's progress to its end, then leave with its exit status.
 
-    An interrupt (Ctrl-C) lets go of the job, which goes on at the server, and leaves with 130; so
-    does a connection that stays broken, with 1.
+    An interrupt (Ctrl-C) lets go of the job, which goes on at the server, and leaves with 130. So
+    does a connection that stays broken, but with 1.
     """
     try:
         with ProgressView(session.console(), json=session.json) as view:
@@ -32,10 +32,14 @@ def follow(session: Session, client: Client, job_id: str) -> NoReturn:
                 on_event=watching.event,
                 on_candidate=watching.candidate,
             )
-            if job.status == "succeeded":
-                certificate = client.certificate(job_id)
-                if certificate is not None:
-                    view.certificate(certificate)
+            if job.status != "succeeded":
+                raise _Unsuccessful
+            certificate = client.certificate(job_id)
+            if certificate is not None:
+                view.certificate(certificate)
+    except _Unsuccessful:
+        if not session.json:
+            show_job_error(job)
     except KeyboardInterrupt:
         _say_detached(job_id)
         raise typer.Exit(ExitCode.DETACHED) from None
@@ -68,9 +72,11 @@ def _finish(session: Session, job: Job) -> NoReturn:
         session.write({"type": "job", "job": job.model_dump(mode="json")})
     elif job.status == "succeeded":
         session.console().print(f"Download: axforge download {job.id}", markup=False, soft_wrap=True)
-    else:
-        show_job_error(job)
     raise typer.Exit(outcome(job))
+
+
+class _Unsuccessful(Exception):
+    """The job ended, but its last stage did not."""
 
 
 class _Watching:

@@ -38,13 +38,18 @@ class LiveRenderer:
         self._live = Live(self._view(), console=console, refresh_per_second=8)
         self._tasks: dict[str, TaskID] = {}
         self._current: str | None = None
+        self._certificate: Document | None = None
 
     def start(self) -> None:
         self._live.start()
 
-    def stop(self) -> None:
+    def stop(self, finished: bool) -> None:
+        if finished:
+            self._finish_current()
         self._live.update(self._view(), refresh=True)
         self._live.stop()
+        if self._certificate is not None:
+            self._console.print(render(self._certificate))
 
     def progress(self, update: Update, tally: Tally) -> None:
         if update.stage != self._current:
@@ -70,8 +75,11 @@ class LiveRenderer:
         self._live.update(self._view())
 
     def certificate(self, certificate: Document) -> None:
-        self._finish_current()
-        self._console.print(render(certificate))
+        """Below the bars, when they stand still."""
+        if self._live.is_started:
+            self._certificate = certificate
+        else:
+            self._console.print(render(certificate))
 
     def _view(self) -> RenderableType:
         return Group(self._bars, self._status) if self._status.plain else self._bars

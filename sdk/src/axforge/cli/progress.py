@@ -67,8 +67,8 @@ class Renderer(Protocol):
     def start(self) -> None:
         """Take the screen."""
 
-    def stop(self) -> None:
-        """Give it back."""
+    def stop(self, finished: bool) -> None:
+        """Give it back; `finished` says that the last stage came to its end."""
 
     def progress(self, update: Update, tally: Tally) -> None:
         """The run moved."""
@@ -86,8 +86,8 @@ class Renderer(Protocol):
 class ProgressView:
     """A context manager that shows a run on `console` (standard output unless given).
 
-    Everything is optional and may come in any order; a view that was never entered shows plain
-    lines at most. Not thread-safe: call it from one thread.
+    Everything is optional and may come in any order. Leaving it with an exception, whichever, means
+    that the last stage did not end well. Call it from one thread.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class ProgressView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._renderer.stop()
+        self._renderer.stop(finished=kind is None)
 
     def progress(
         self,
@@ -172,7 +172,7 @@ class JsonRenderer:
     def start(self) -> None:
         """Nothing to take."""
 
-    def stop(self) -> None:
+    def stop(self, finished: bool) -> None:
         self._console.file.flush()
 
     def progress(self, update: Update, tally: Tally) -> None:
@@ -212,7 +212,7 @@ class PlainRenderer:
     def start(self) -> None:
         """Nothing to take."""
 
-    def stop(self) -> None:
+    def stop(self, finished: bool) -> None:
         self._console.file.flush()
 
     def progress(self, update: Update, tally: Tally) -> None:
