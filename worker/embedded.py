@@ -61,7 +61,7 @@ def stack(data_dir: Path, settings: Settings | None = None) -> Iterator[Settings
     given = settings or Settings()
     with ExitStack() as parts:
         parts.enter_context(_only_one(data_dir))
-        broker = given.broker or parts.enter_context(_redis(data_dir)) or _folder_broker(data_dir)
+        broker = given.broker or parts.enter_context(bundled_redis(data_dir)) or folder_broker(data_dir)
         ours = given.model_copy(
             update={"data_dir": data_dir, "broker_url": SecretStr(broker), "allow_paths": True}
         )
@@ -83,7 +83,7 @@ def _only_one(data_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _redis(data_dir: Path) -> Iterator[str | None]:
+def bundled_redis(data_dir: Path) -> Iterator[str | None]:
     """The bundled Redis on a Unix socket that only this user may open; None if it does not start.
 
     The socket lies in a folder with a short name, because its path may have 107 bytes only.
@@ -136,7 +136,8 @@ def _answers(socket: Path, process: subprocess.Popen[bytes]) -> bool:
         client.close()
 
 
-def _folder_broker(data_dir: Path) -> str:
+def folder_broker(data_dir: Path) -> str:
+    """A queue in a folder: slower than Redis, for where that does not start."""
     return (data_dir / "queue").as_uri().replace("file:", "filesystem:", 1)
 
 

@@ -182,13 +182,17 @@ def _typed(error: EngineError) -> JobError:
     return JobError(error.code, error.message, error.remedy, error.pointer, error.code in RETRYABLE)
 
 
+def _engine(spec: JobSpec, workdir: Path, reporter: Reporter) -> RunResult:
+    from worker.engine.pipeline import run  # loads torch, once the inputs are found to be there
+
+    return run(spec, workdir, reporter)
+
+
 def main() -> None:
     """Run the attempt named on the command line."""
-    from worker.engine.pipeline import run  # loads torch: in this process only
-
     job_id, attempt = sys.argv[1:]
     structlog.contextvars.bind_contextvars(job_id=job_id, attempt=int(attempt))
-    sys.exit(run_job(Settings(), job_id, int(attempt), run))
+    sys.exit(run_job(Settings(), job_id, int(attempt), _engine))
 
 
 if __name__ == "__main__":

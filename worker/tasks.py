@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import threading
 from typing import Any
 
 from celery.signals import worker_shutting_down
@@ -28,15 +29,13 @@ def _tell_the_pool(**_: Any) -> None:
 @app.task(name=TASK)  # type: ignore[untyped-decorator]
 def run_next_job() -> None:
     """Claim the next job and see it through. Without one the hint was superfluous."""
-    signal.signal(signal.SIGTERM, _tell_the_task)
+    told = threading.Event()  # of this process only: the pool ends its processes one by one, too
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
     signal_on_parent_death(signal.SIGTERM, os.getppid())
     settings = Settings()
     database = Database(settings.database)
     try:
-        Supervisor(database, settings, stopping=lambda: bool(_stop_flag[0])).run_next()
+        Supervisor(database, settings, stopping=lambda: told.is_set() or bool(_stop_flag[0])).run_next()
     finally:
         database.close()
-
-
-def _tell_the_task(_signal: int, _frame: object) -> None:
-    _stop_flag[0] = 1
+        signal.signal(signal.SIGTERM, before)

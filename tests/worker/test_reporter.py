@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from models import lifecycle
+from models.database import Database
+from models.settings import Settings
+from models.store import open_store
+from models.tables import CandidateRow, Event
+from tests.worker.fake_runner import candidate
+from tests.worker.jobs import create, events, load
+from worker.checkpoints import Checkpoints
+from worker.engine.errors import Stopped
+from worker.engine.reporting import STAGES
+from worker.progress import WEIGHTS, Gauge
+from worker.reporter import DatabaseReporter
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def job_id(database: Database) -> str:
+    job_id = create(database)
+    with database.transaction() as session:
+        assert lifecycle.claim_one(session, job_id, "w", 60) is not None
+    return job_id
+
+
+@pytest.fixture
+def reporter(
+    database: Database, settings: Settings, job_id: str, clock: Clock, tmp_path: Path
+) -> DatabaseReporter:
+    checkpoints = Checkpoints(database, open_store(settings.store), job_id, 1, tmp_path / "run")
+    return DatabaseReporter(database, job_id, 1, checkpoints, clock=clock)
+
+
+def test_the_weights_are_shares_of_all_stages() -> None:
+    assert tuple(WEIGHTS) == STAGES
+    assert sum(WEIGHTS.values()) == pytest.approx(1.0)
+
+
+def test_the_time_left_follows_the_rate(clock: Clock) -> None:
+    gauge = Gauge(clock)
+    assert gauge.document("prepare", 0, None, "")["eta_seconds"] is None
+    clock.now += 27
+    document = gauge.document("baseline", 10, 10, "trained")
+    assert document["fraction"] == pytest.approx(0.27)
+    assert document["eta_seconds"] == pytest.approx(73)
+    assert gauge.document("baseline", 5, 10, "")["fraction"] == pytest.approx(0.27)
+
+
+def test_progress_is_thinned_but_every_stage_is_told(
+    reporter: DatabaseReporter, database: Database, job_id: str, clock: Clock
+) -> None:
+    reporter.progress("prepare", 0)
+    version = load(database, job_id).version
+    for step in range(50):
+        reporter.progress("prepare", step, 100)
+    assert load(database, job_id).version == version
+    clock.now += 1
+    reporter.progress("prepare", 51, 100, "tokens", loss=0.1)
+    progress = load(database, job_id).progress
+    assert progress is not None
+    assert (progress["step"], progress["total"], progress["message"]) == (51, 100, "tokens")
+    reporter.progress("baseline", 0)
+    progress = load(database, job_id).progress
+    assert progress is not None
+    assert progress["stage"] == "baseline"
+    assert events(database, job_id).count("stage.started") == 2
+
+
+def test_a_cancelled_run_is_stopped_at_its_next_step(
+    reporter: DatabaseReporter, database: Database, job_id: str
+) -> None:
+    reporter.check()
+    with database.transaction() as session:
+        lifecycle.request_cancel(session, job_id)
+    reporter.progress("prepare", 0)
+    with pytest.raises(Stopped):
+        reporter.check()
+
+
+def test_a_lost_lease_stops_the_run(reporter: DatabaseReporter, database: Database, job_id: str) -> None:
+    with database.transaction() as session:
+        lifecycle.cancel_run(session, job_id, 1)
+    with pytest.raises(Stopped):
+        reporter.event("x", "y")
+    with pytest.raises(Stopped):
+        reporter.check()
+
+
+def test_what_could_not_be_written_is_written_later(
+    reporter: DatabaseReporter, database: Database, job_id: str
+) -> None:
+    with database.transaction() as session:
+        session.execute(text("ALTER TABLE job RENAME TO away"))
+    reporter.event("first", "It is not there.")
+    reporter.candidate(candidate(0))
+    reporter.progress("search", 0)
+    with database.transaction() as session:
+        session.execute(text("ALTER TABLE away RENAME TO job"))
+    reporter.event("second", "It is back.")
+    assert events(database, job_id)[-3:] == ["first", "stage.started", "second"]
+    with database.session() as session:
+        assert session.get(CandidateRow, (job_id, 0)) is not None
+
+
+def test_only_new_and_finished_work_is_saved_and_comes_back(
+    database: Database, settings: Settings, job_id: str, tmp_path: Path
+) -> None:
+    store = open_store(settings.store)
+    here = Checkpoints(database, store, job_id, 1, tmp_path / "run")
+    for name, content in {
+        "prepare/done.json": "{}",
+        "prepare/data/train.bin": "rows",
+        "baseline/model.bin": "half of it",
+        "search/state.json": "1",
+        "clock.json": "5",
+        "run.json": "of this machine",
+    }.items():
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text(content)
+    assert here.save() == 4
+    assert here.save() == 0
+    (tmp_path / "run" / "search" / "state.json").write_text("12")
+    assert here.save() == 1
+    assert here.restore() == 0  # what is here is newer
+
+    there = Checkpoints(database, store, job_id, 1, tmp_path / "there" / "run")
+    assert there.restore() == 4
+    restored = {path.name for path in (tmp_path / "there" / "run").rglob("*") if path.is_file()}
+    assert restored == {"done.json", "train.bin", "state.json", "clock.json"}
+    assert (tmp_path / "there" / "run" / "search" / "state.json").read_text() == "12"
+    assert there.save() == 0
+
+
+def test_events_of_one_job_rise(reporter: DatabaseReporter, database: Database, job_id: str) -> None:
+    for number in range(5):
+        reporter.event("n", str(number))
+    with database.session() as session:
+        rows = session.query(Event).order_by(Event.id).all()
+    assert [row.message for row in rows][-5:] == ["0", "1", "2", "3", "4"]
