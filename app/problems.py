@@ -220,7 +220,8 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _answer_database(request: Request, error: Exception) -> JSONResponse:
-    log.error("database_unavailable", exc_info=error)
+    assert isinstance(error, OperationalError)
+    log.error("database_unavailable", error=str(error.orig))
     return _respond(request, ServiceUnavailable("The database does not answer.", remedy="Try again later."))
 
 

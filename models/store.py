@@ -17,6 +17,7 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, MemoryStore, from_url
 
 CHUNK_BYTES = 1024 * 1024
+PART_BYTES = 5 * CHUNK_BYTES  # the least that S3 takes; two are in memory at a time
 
 
 class StoreError(Exception):
@@ -116,7 +117,9 @@ class ObjectStore:
             with _translated(), path.open("rb") as file:
                 # Two writers of one key write the same bytes, so the last one may win. The stream
                 # is checked as it goes: an exception in it aborts the upload.
-                obstore.put(self._backend, blob.key, _verified(file, blob), chunk_size=8 * CHUNK_BYTES)
+                obstore.put(
+                    self._backend, blob.key, _verified(file, blob), chunk_size=PART_BYTES, max_concurrency=2
+                )
         return blob
 
     def put_stream(self, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> Blob:

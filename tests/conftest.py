@@ -54,7 +54,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         yield f"redis://127.0.0.1:{port}/0"
     finally:
-        server.shutdown(save=False, now=True, force=True)
+        server.shutdown(nosave=True)
 
 
 @pytest.fixture(scope="session")
