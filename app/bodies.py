@@ -61,19 +61,23 @@ async def read_document(request: Request, max_bytes: int) -> Any:
 def parse_json(raw: bytes) -> Any:
     """JSON as RFC 8259 has it: UTF-8, no NaN, no name twice in an object."""
     try:
-        return json.loads(
+        document = json.loads(
             raw.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_unique_names
         )
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        _check_text(document)
+    except (ValueError, RecursionError) as error:
         raise MalformedBody(f"The body is not JSON: {_reason(error)}.") from error
+    return document
 
 
 def parse_yaml(raw: bytes) -> Any:
     """One YAML document of plain data; tags, anchors and aliases are refused."""
     try:
-        return yaml.load(raw.decode("utf-8-sig"), Loader=_PlainLoader)
-    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        document = yaml.load(raw.decode("utf-8-sig"), Loader=_PlainLoader)
+        _check_text(document)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise MalformedBody(f"The body is not YAML: {_reason(error)}.") from error
+    return document
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -91,6 +95,16 @@ class _PlainLoader(yaml.SafeLoader):
                 None, None, "a name is given twice in one mapping", node.start_mark
             )
         return super().construct_mapping(node, deep)
+
+
+def _check_text(document: Any) -> None:
+    """Half a surrogate pair can be escaped in both languages, but be written in no encoding.
+
+    Raises:
+        UnicodeEncodeError: there is one in a name or a text.
+        TypeError: a name is no plain value.
+    """
+    json.dumps(document, ensure_ascii=False, default=str).encode()
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -111,6 +125,8 @@ def _reason(error: Exception) -> str:
         return f"{error.problem or 'it cannot be parsed'}{place}"
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        return "it holds half a surrogate pair"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     return str(error)[:200]

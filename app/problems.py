@@ -9,7 +9,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -167,6 +167,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(OperationalError, _answer_database)
+    app.add_exception_handler(DataError, _answer_unstorable)
 
 
 def unknown_job(job_id: str) -> NotFound:
@@ -223,6 +224,11 @@ async def _answer_database(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, OperationalError)
     log.error("database_unavailable", error=str(error.orig))
     return _respond(request, ServiceUnavailable("The database does not answer.", remedy="Try again later."))
+
+
+async def _answer_unstorable(request: Request, error: Exception) -> JSONResponse:
+    # Postgres keeps no NUL in a text, so nothing it stores can have such an id or name.
+    return _respond(request, InvalidRequest("A value is no text that can be stored."))
 
 
 def _respond(request: Request, problem: Problem) -> JSONResponse:
