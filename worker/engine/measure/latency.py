@@ -14,14 +14,20 @@ from worker.engine.measure.inputs import BenchInputs
 from worker.engine.measure.probing import ModelFile, Probe, probe
 
 Milliseconds = npt.NDArray[np.float64]
+MIN_PASSES = 3  # the fewest whose median is not moved by one disturbed pass
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Calls of one model: `calls_ms` is [rounds, passes * calls of a pass]."""
+    """Milliseconds of one model's calls, [rounds, passes, calls], and the rows of one pass.
+
+    A round's time is that of one pass, each call at its median over the round's passes: when other
+    processes take the processor away for a moment, it is those calls that are set aside, for every
+    model alike. The percentiles are over all calls, such moments included.
+    """
 
     calls_ms: Milliseconds
-    examples_per_round: int
+    examples: int
 
     @property
     def p50(self) -> float:
@@ -32,14 +38,19 @@ class Timing:
         return float(np.percentile(self.calls_ms, 95))
 
     @property
+    def round_ms(self) -> Milliseconds:
+        """Milliseconds of a pass, [rounds]."""
+        return np.asarray(np.median(self.calls_ms, axis=1).sum(axis=1))
+
+    @property
     def mean(self) -> float:
         """Milliseconds per call in the median round."""
-        return float(np.median(self.calls_ms.mean(axis=1)))
+        return float(np.median(self.round_ms) / self.calls_ms.shape[2])
 
     @property
     def throughput(self) -> float:
         """Examples per second in the median round."""
-        return float(1000.0 * self.examples_per_round / np.median(self.calls_ms.sum(axis=1)))
+        return float(1000.0 * self.examples / np.median(self.round_ms))
 
 
 @dataclass(frozen=True)
@@ -53,9 +64,7 @@ class Comparison:
 
     def ratios(self, reference: str, name: str) -> Milliseconds:
         """Time of `reference` over time of `name`, one for every round: above 1 means `name` is faster."""
-        return np.asarray(
-            self.timings[reference].calls_ms.sum(axis=1) / self.timings[name].calls_ms.sum(axis=1)
-        )
+        return self.timings[reference].round_ms / self.timings[name].round_ms
 
     def speedup(self, reference: str, name: str) -> float:
         """Median over the rounds of the ratio within the round."""
@@ -110,21 +119,19 @@ def compare_running(
     for number in range(rounds):
         on_round()
         for name in names if number % 2 == 0 else reversed(names):
-            timed = running[name].timed(calls=calls, repeats=repeats, warmup=warmup)
-            taken[name].append(timed.reshape(-1))
-    examples = repeats * inputs.examples_in(calls)
+            taken[name].append(running[name].timed(calls=calls, repeats=repeats, warmup=warmup))
+    examples = inputs.examples_in(calls)
     return Comparison({name: Timing(np.stack(ms), examples) for name, ms in taken.items()})
 
 
 def _affordable(
     running: Mapping[str, Probe], inputs: BenchInputs, round_seconds: float, warmup: int
 ) -> tuple[int, int]:
-    """(calls of a pass, passes of a turn) that fill a round: whole passes where one fits, else a part."""
+    """(calls of a pass, passes of a turn) that fill a round; calls are left out to have enough passes."""
     tried = min(8, inputs.calls)
     spent = 0.0
     for model in running.values():
-        model.timed(calls=tried, warmup=warmup)
-        spent += float(np.median(model.timed(calls=tried)))
-    affordable = round_seconds * 1000.0 / spent  # calls of every model in a round
-    calls = inputs.calls if affordable >= inputs.calls else max(tried, math.floor(affordable))
-    return calls, max(1, math.floor(affordable / calls))
+        spent += float(np.median(model.timed(calls=tried, repeats=2, warmup=warmup)))
+    affordable = math.floor(round_seconds * 1000.0 / spent)  # calls of every model in a round
+    calls = min(inputs.calls, max(tried, affordable // MIN_PASSES))
+    return calls, max(MIN_PASSES, affordable // calls)

@@ -28,7 +28,7 @@ class Stack:
     ms: float = 0.0
 
 
-def planned_stacks(heads: int, channels: int, *, depth: int = 4, last: bool = True) -> list[Stack]:
+def planned_stacks(heads: int, channels: int, *, depth: int = 3, last: bool = True) -> list[Stack]:
     """Stacks that tell apart every width of each block, and the cost of the call itself.
 
     One kind of block varies while the other has half its width; one full layer alone separates what

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.engine.anatomy.shape import LayerShape, Shape
+from worker.engine.export.onnx import layer_stack_onnx
+from worker.engine.measure.inputs import BenchInputs
+from worker.engine.measure.latency_table import BlockCosts, Dimensions, LatencyTable
+from worker.engine.measure.probing import ModelFile
+from worker.engine.measure.table_fit import Stack, fit, monotone, planned_stacks
+from worker.engine.measure.table_measure import latency_table
+
+TABLE = LatencyTable(
+    inner=BlockCosts((0, 6, 12), (0.1, 0.4, 0.5), (0, 1536), (0.1, 0.9)),
+    last=BlockCosts((0, 12), (0.05, 0.25), (0, 1536), (0.05, 0.15)),
+    fixed_ms=0.5,
+    dense_ms=6.0,
+    p50_over_mean=0.9,
+    p95_over_mean=1.5,
+)
+
+
+def layer(heads: int, channels: int, *, present: bool = True) -> LayerShape:
+    return LayerShape(tuple(range(heads)), tuple(range(channels)), present=present)
+
+
+def test_a_prediction_is_the_fixed_part_and_every_block_of_a_layer_that_is_present() -> None:
+    shape = Shape((layer(12, 1536), layer(3, 768), layer(0, 0), layer(6, 768), layer(1, 2, present=False)))
+    assert TABLE.predict(shape) == pytest.approx(
+        0.5 + (0.5 + 0.9) + (0.25 + 0.5) + (0.1 + 0.1) + (0.15 + 0.1)
+    )
+    assert TABLE.predict(shape, "p95") == pytest.approx(1.5 * TABLE.predict(shape))
+    assert TABLE.predict(shape, "p50") == pytest.approx(0.9 * TABLE.predict(shape))
+    assert TABLE.block_ms("attention", 9) == pytest.approx(0.45)
+    assert TABLE.block_ms("ffn", 0) == 0.1
+
+
+def test_a_table_survives_json() -> None:
+    assert LatencyTable.from_json(json.loads(json.dumps(TABLE.to_json()))) == TABLE
+
+
+@given(st.floats(0.05, 1.0), st.floats(0.1, 3.0), st.floats(0.2, 5.0), st.floats(0.0, 0.5))
+def test_fit_finds_the_costs_that_the_stacks_were_made_of(
+    bare: float, attention: float, ffn: float, call: float
+) -> None:
+    def layer_ms(heads: int, channels: int, last: bool) -> float:
+        return (bare + attention * heads / 12 + ffn * channels / 1536) * (0.3 if last else 1.0)
+
+    stacks = [
+        Stack(s.depth, s.heads, s.channels, s.last, call + s.depth * layer_ms(s.heads, s.channels, s.last))
+        for s in planned_stacks(12, 1536)
+    ]
+    for last, costs in enumerate(fit(stacks)):
+        assert costs.head_counts[0] == costs.channel_counts[0] == 0
+        assert (costs.head_counts[-1], costs.channel_counts[-1]) == (12, 1536)
+        for heads in costs.head_counts:
+            for channels in costs.channel_counts:
+                expected = layer_ms(heads, channels, bool(last))
+                assert costs.layer_ms(layer(heads, channels)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_stacks_of_last_layers_they_cost_what_inner_ones_do() -> None:
+    planned = planned_stacks(4, 64, last=False)
+    inner, last = fit([Stack(s.depth, s.heads, s.channels, ms=1.0 + s.depth) for s in planned])
+    assert last == inner
+
+
+@pytest.mark.parametrize(("heads", "channels"), [(1, 1), (2, 8), (4, 37), (12, 1536), (16, 4096)])
+def test_a_plan_tells_every_width_apart(heads: int, channels: int) -> None:
+    stacks = planned_stacks(heads, channels)
+    assert len(stacks) == len(set(stacks))
+    for last in (False, True):
+        assert {0, heads} <= {stack.heads for stack in stacks if stack.last == last}
+        assert {0, channels} <= {stack.channels for stack in stacks if stack.last == last}
+    assert len(stacks) <= 18
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=8))
+def test_monotone_never_falls_and_leaves_what_rises_alone(values: list[float]) -> None:
+    pooled = monotone(np.array(values))
+    assert len(pooled) == len(values)
+    assert (np.diff(pooled) >= -1e-12).all()
+    assert pooled.sum() == pytest.approx(sum(values), abs=1e-9)
+    rising = np.sort(np.array(values))
+    np.testing.assert_array_equal(monotone(rising), rising)
+
+
+def test_a_measured_table_tells_wide_layers_from_narrow_ones_and_is_kept(tmp_path: Path) -> None:
+    dimensions = Dimensions(hidden_size=128, head_size=32, heads=4, channels=2048, layers=4)
+    dense = ModelFile(tmp_path / "dense.onnx")
+    layer_stack_onnx(dense.path, hidden_size=128, head_size=32, layers=[(4, 2048)] * 4, quantized=False)
+    inputs = BenchInputs.sample([[1] * 24], batch_size=2, calls=8)
+    steps = []
+
+    def measured() -> LatencyTable:
+        return latency_table(
+            dense,
+            inputs,
+            dimensions,
+            threads=1,
+            cache=tmp_path / "cache",
+            seconds_per_stack=0.1,
+            on_step=lambda step, total: steps.append((step, total)),
+        )
+
+    table = measured()
+    whole = Shape.full(4, 4, 2048)
+    assert table.predict(whole) == pytest.approx(table.dense_ms, rel=0.5)
+    assert table.predict(whole.with_layer(1, layer(4, 256))) < 0.95 * table.predict(whole)
+    assert table.predict(Shape((layer(4, 2048),))) < 0.7 * table.predict(whole)
+    assert steps == [(number, steps[0][1]) for number in range(steps[0][1])]
+    done = len(steps)
+    assert measured() == table
+    assert len(steps) == done, "it was measured again"
