@@ -12,10 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from app.pointers import FieldProblem, parameter_problems
 
 MEDIA_TYPE = "application/problem+json"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 log = structlog.get_logger(__name__)
 
@@ -241,14 +243,25 @@ def _from_http(request: Request, error: HTTPException) -> Problem:
             f"Nothing is served at {request.url.path}.", remedy="See /openapi.json for the paths."
         )
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = _allowed_methods(request)
         return MethodNotAllowed(
             f"{request.method} is not allowed on {request.url.path}.",
-            remedy=f"Allowed: {allowed}." if allowed else None,
-            headers=error.headers,
+            remedy=f"Allowed: {allowed}.",
+            headers={"Allow": allowed},
         )
     if error.status_code == 413:
         return TooLarge("The body is too large.")
     if 400 <= error.status_code < 500:
         return MalformedBody(str(error.detail))
     return unexpected()
+
+
+def _allowed_methods(request: Request) -> str:
+    """Of all routes at this path; the router itself names those of the first one only."""
+    routes = request.app.router.routes
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
+    return ", ".join(
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    )

@@ -163,6 +163,21 @@ def test_wrong_address_or_parameter(
         assert "pointer" not in problem["errors"][0]
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/jobs", "GET, POST"),
+        ("/v1/uploads/upl_1", "GET, DELETE"),
+        ("/v1/jobs/job_1/artifacts/a/b", "GET, HEAD"),
+        ("/v1/jobs/job_1/cancel", "POST"),
+    ],
+)
+def test_all_methods_of_a_path_are_named(client: TestClient, path: str, allowed: str) -> None:
+    answer = client.request("PATCH", path)
+    assert answer.status_code == 405
+    assert answer.headers["Allow"] == allowed
+
+
 def test_bug_is_told_without_its_inside(
     client: TestClient, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
