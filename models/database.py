@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from models.base import UtcDateTime, utc_now
 
 BUSY_TIMEOUT_MS = 30_000
+CONNECT_TIMEOUT_SECONDS = "10"
 
 
 class Database:
@@ -92,4 +93,6 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _postgres(url: URL) -> Engine:
+    # A server that does not answer must not hold up a heartbeat until the lease has run out.
+    url = url.update_query_dict({"connect_timeout": CONNECT_TIMEOUT_SECONDS} | dict(url.query))
     return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=15)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -22,6 +24,19 @@ FILE = Delivery("model.onnx", 3, "0" * 64, "application/octet-stream")
 def create(database: Database, spec: JobSpec, **options: object) -> str:
     with database.transaction() as session:
         return lifecycle.create(session, spec, **options).id  # type: ignore[arg-type]
+
+
+def claim_all(url: str) -> list[str]:
+    """Runs in a process of its own: claims until nothing is left."""
+    database = Database(url)
+    taken = []
+    while True:
+        with database.transaction() as session:
+            claimed = lifecycle.claim(session, str(os.getpid()), 60)
+        if claimed is None:
+            database.close()
+            return taken
+        taken.append(claimed.id)
 
 
 def claim(database: Database, worker: str = "w1") -> ClaimedJob:
@@ -161,6 +176,14 @@ def test_concurrent_claims_take_each_job_once(database: Database, spec: JobSpec)
     with ThreadPoolExecutor(8) as pool:
         taken = [job_id for jobs in pool.map(work, range(8)) for job_id in jobs]
     assert len(taken) == 20
+    assert set(taken) == wanted
+
+
+def test_processes_take_each_job_once(database: Database, database_url: str, spec: JobSpec) -> None:
+    wanted = {create(database, spec) for _ in range(30)}
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+        taken = [job_id for jobs in pool.map(claim_all, [database_url] * 3) for job_id in jobs]
+    assert len(taken) == 30
     assert set(taken) == wanted
 
 

@@ -25,6 +25,9 @@ from tests.worker.jobs import create, events, load, wait_until
 from worker.celery_app import send_hint
 from worker.supervisor import Supervisor
 
+# What is about processes more than about statements need not be seen on every database.
+sqlite_only = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+
 
 def fake(mode: str) -> Callable[[ClaimedJob], list[str]]:
     return lambda job: [sys.executable, "-m", "tests.worker.fake_runner", mode, job.id, str(job.attempt)]
@@ -82,6 +85,7 @@ def test_success_delivers_everything(database: Database, settings: Settings, tmp
     assert supervise(database, settings, "succeed") is None
 
 
+@sqlite_only
 def test_a_typed_error_ends_the_job(database: Database, settings: Settings) -> None:
     job_id = create(database)
     supervise(database, settings, "refuse")
@@ -96,6 +100,7 @@ def test_a_typed_error_ends_the_job(database: Database, settings: Settings) -> N
     }
 
 
+@sqlite_only
 def test_a_bug_ends_the_job_and_tells_no_secret(database: Database, settings: Settings) -> None:
     job_id = create(database)
     supervise(database, settings, "stumble")
@@ -106,6 +111,7 @@ def test_a_bug_ends_the_job_and_tells_no_secret(database: Database, settings: Se
     assert "ZeroDivision" not in str(error)
 
 
+@sqlite_only
 def test_a_crash_is_tried_again_and_then_told(database: Database, settings: Settings) -> None:
     job_id = create(database)
     for _ in range(settings.max_attempts - 1):
@@ -118,6 +124,7 @@ def test_a_crash_is_tried_again_and_then_told(database: Database, settings: Sett
     assert (error["code"], error["retryable"]) == ("worker_crashed", True)
 
 
+@sqlite_only
 def test_a_memory_kill_is_tried_once_more(database: Database, settings: Settings) -> None:
     job_id = create(database)
     supervise(database, settings, "run_out_of_memory")
@@ -177,6 +184,7 @@ def test_a_run_whose_lease_is_lost_stops_and_writes_nothing(database: Database, 
     assert events(database, job_id)[-1] == "job.started"
 
 
+@sqlite_only
 def test_a_killed_supervisor_leaves_no_orphan(database: Database, settings: Settings) -> None:
     job_id = create(database)
     script = (
@@ -209,6 +217,7 @@ def test_a_stopping_worker_claims_nothing(database: Database, settings: Settings
     assert load(database, job_id).attempt == 0
 
 
+@sqlite_only
 def test_heartbeats_extend_the_lease(database: Database, settings: Settings) -> None:
     job_id = create(database)
     stop = threading.Event()
@@ -220,7 +229,7 @@ def test_heartbeats_extend_the_lease(database: Database, settings: Settings) -> 
         stop.set()
 
 
-@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+@sqlite_only
 def test_the_celery_worker_gives_back_its_job_on_sigterm(database: Database, settings: Settings) -> None:
     queue = (settings.data_dir / "queue").as_uri().replace("file:", "filesystem:", 1)
     settings = settings.model_copy(update={"broker_url": type(settings.database_url)(queue)})
