@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 import anyio
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
 
 from app import problems
@@ -23,6 +23,7 @@ from app.jobs.endpoints import router as jobs
 from app.jobs.watch import JobState, JobWatcher
 from app.middleware import RequestMiddleware
 from app.openapi import describe
+from app.parameters import refuse_unknown
 from app.settings import ApiSettings
 from app.uploads.endpoints import router as uploads
 from app.version import VERSION
@@ -49,6 +50,7 @@ def create_app(settings: Settings | None = None, api: ApiSettings | None = None)
         redoc_url=None,
         redirect_slashes=False,
         responses=problems.RESPONSES,
+        dependencies=[Depends(refuse_unknown)],
     )
     problems.install(app)
     for router in ROUTERS:

@@ -51,6 +51,13 @@ def parameter_problems(errors: Sequence[Any]) -> list[FieldProblem]:
     ]
 
 
+def names_remedy(name: str, allowed: Sequence[str]) -> str:
+    """What to write instead of a name that is not known."""
+    match = close_match(name, allowed)
+    guess = f"Did you mean `{match}`?" if match else "Remove it."
+    return f"{guess} Allowed: {_listed(allowed)}." if allowed else guess
+
+
 def close_match(name: str, allowed: Iterable[str]) -> str | None:
     """The allowed name that `name` was most likely meant to be."""
     matches = difflib.get_close_matches(name, list(allowed), n=1)
@@ -82,7 +89,7 @@ def _describe(entry: Any, parts: tuple[str | int, ...], model: type[BaseModel]) 
         return FieldProblem(
             pointer=pointer,
             detail=f"There is no field `{_shorten(name)}` here.",
-            remedy=_names_remedy(name, _fields_at(model, parts[:-1])),
+            remedy=names_remedy(name, _fields_at(model, parts[:-1])),
         )
     if kind == "literal_error":
         return FieldProblem(pointer=pointer, detail=_sentence(entry), remedy=_literal_remedy(entry))
@@ -113,12 +120,6 @@ def _literal_remedy(entry: Any) -> str | None:
         str(entry["input"]), [word.strip("' ") for word in expected.split("'") if word.strip()]
     )
     return f"Did you mean `{match}`?" if match else f"Give {expected}."
-
-
-def _names_remedy(name: str, allowed: Sequence[str]) -> str:
-    match = close_match(name, allowed)
-    guess = f"Did you mean `{match}`? " if match else "Remove it. "
-    return guess + f"Allowed: {_listed(allowed)}."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -163,6 +163,20 @@ def test_wrong_address_or_parameter(
         assert "pointer" not in problem["errors"][0]
 
 
+def test_misspelt_parameter_creates_nothing(client: TestClient) -> None:
+    answer = client.post("/v1/jobs?dryrun=true", json=BASE)
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [
+        {
+            "parameter": "dryrun",
+            "detail": "There is no such parameter here.",
+            "remedy": "Did you mean `dry_run`? Allowed: `dry_run`.",
+        }
+    ]
+    assert client.get("/v1/jobs").json()["data"] == []
+    assert client.get("/healthz?x=1").status_code == 422
+
+
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
