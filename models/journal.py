@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from models.candidate import CandidateRow
@@ -54,6 +54,12 @@ def save_checkpoint(
     """Remember where a file of the work folder is kept. Raises LeaseLost."""
     touch(session, job_id, attempt)
     session.merge(Checkpoint(job_id=job_id, name=name, sha256=sha256, size=size, attempt=attempt))
+
+
+def forget_checkpoint(session: Session, job_id: str, attempt: int, name: str) -> None:
+    """The file is no longer part of what a run goes on from. Raises LeaseLost."""
+    touch(session, job_id, attempt)
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.name == name))
 
 
 def checkpoints(session: Session, job_id: str) -> list[Checkpoint]:

@@ -5,14 +5,17 @@ Every save is one transaction after all uploads, so the rows always name a consi
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from models import journal
+from models.checkpoint import Checkpoint
 from models.database import Database
 from models.store import Blob, Store
 
 DONE = "done.json"
+UNKNOWN = (0, 0)
 SEARCH = "search"
 LOCAL_ONLY = frozenset({"run.json"})  # binds the folder to paths of this machine; made anew elsewhere
 
@@ -34,18 +37,22 @@ class Checkpoints:
         self._saved: dict[str, tuple[int, int]] = {}
 
     def restore(self) -> int:
-        """Fetch what an earlier run saved, if this machine has nothing of it. Returns the files."""
-        if self._folder.exists():
-            return 0
+        """Fetch what was saved, unless this machine has the newest work itself. Returns the files.
+
+        The file `attempt` beside the folder tells which attempt worked here last: another machine
+        may have gone further since.
+        """
         with self._database.session() as session:
             rows = journal.checkpoints(session, self._job_id)
-        partial = self._folder.with_name(f".{self._folder.name}.restoring")
-        for row in rows:
-            key = Blob(row.sha256, row.size, checkpoint_folder(self._job_id)).key
-            self._store.download(key, partial / row.name)
-        if rows:
-            partial.rename(self._folder)
+        newest = max((row.attempt for row in rows), default=0)
+        if rows and (not self._folder.exists() or newest > self._last_attempt_here()):
+            self._fetch(rows)
             self._saved = {name: _signature(path) for name, path in self._worth_saving()}
+        else:
+            self._saved = {row.name: UNKNOWN for row in rows}
+            rows = []
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        self._marker.write_text(str(self._attempt))
         return len(rows)
 
     def save(self) -> int:
@@ -55,20 +62,41 @@ class Checkpoints:
             LeaseLost: another run holds the job.
         """
         blobs: dict[str, Blob] = {}
-        signatures: dict[str, tuple[int, int]] = {}
+        present: dict[str, tuple[int, int]] = {}
         for name, path in self._worth_saving():
-            signature = _signature(path)
-            if self._saved.get(name) != signature:
+            present[name] = _signature(path)
+            if self._saved.get(name) != present[name]:
                 blobs[name] = self._store.put_file(path, folder=checkpoint_folder(self._job_id))
-                signatures[name] = signature
-        if blobs:
+        gone = self._saved.keys() - present.keys()
+        if blobs or gone:
             with self._database.transaction() as session:
                 for name, blob in blobs.items():
                     journal.save_checkpoint(
                         session, self._job_id, self._attempt, name, sha256=blob.sha256, size=blob.size
                     )
-            self._saved |= signatures
+                for name in gone:
+                    journal.forget_checkpoint(session, self._job_id, self._attempt, name)
+        self._saved = present
         return len(blobs)
+
+    @property
+    def _marker(self) -> Path:
+        return self._folder.with_name("attempt")
+
+    def _last_attempt_here(self) -> int:
+        try:
+            return int(self._marker.read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def _fetch(self, rows: list[Checkpoint]) -> None:
+        partial = self._folder.with_name(f".{self._folder.name}.restoring")
+        shutil.rmtree(partial, ignore_errors=True)
+        for row in rows:
+            key = Blob(row.sha256, row.size, checkpoint_folder(self._job_id)).key
+            self._store.download(key, partial / row.name)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        partial.rename(self._folder)
 
     def _worth_saving(self) -> Iterator[tuple[str, Path]]:
         for entry in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():

@@ -118,33 +118,70 @@ def test_what_could_not_be_written_is_written_later(
         assert session.get(CandidateRow, (job_id, 0)) is not None
 
 
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()
+    }
+
+
 def test_only_new_and_finished_work_is_saved_and_comes_back(
     database: Database, settings: Settings, job_id: str, tmp_path: Path
 ) -> None:
     store = open_store(settings.store)
-    here = Checkpoints(database, store, job_id, 1, tmp_path / "run")
-    for name, content in {
+    here = Checkpoints(database, store, job_id, 1, tmp_path / "here" / "run")
+    assert here.restore() == 0
+    whole = {
         "prepare/done.json": "{}",
         "prepare/data/train.bin": "rows",
-        "baseline/model.bin": "half of it",
         "search/state.json": "1",
         "clock.json": "5",
-        "run.json": "of this machine",
-    }.items():
-        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "run" / name).write_text(content)
+    }
+    write(tmp_path / "here" / "run", whole | {"baseline/half.bin": "half of it", "run.json": "local"})
     assert here.save() == 4
     assert here.save() == 0
-    (tmp_path / "run" / "search" / "state.json").write_text("12")
+    write(tmp_path / "here" / "run", {"search/state.json": "12"})
     assert here.save() == 1
-    assert here.restore() == 0  # what is here is newer
 
     there = Checkpoints(database, store, job_id, 1, tmp_path / "there" / "run")
     assert there.restore() == 4
-    restored = {path.name for path in (tmp_path / "there" / "run").rglob("*") if path.is_file()}
-    assert restored == {"done.json", "train.bin", "state.json", "clock.json"}
-    assert (tmp_path / "there" / "run" / "search" / "state.json").read_text() == "12"
+    assert files_of(tmp_path / "there" / "run") == whole | {"search/state.json": "12"}
     assert there.save() == 0
+
+
+def test_the_newest_work_is_gone_on_with(
+    database: Database, settings: Settings, job_id: str, tmp_path: Path
+) -> None:
+    store = open_store(settings.store)
+
+    def attempt(number: int, machine: str) -> Checkpoints:
+        if number > 1:
+            with database.transaction() as session:
+                lifecycle.release(session, job_id, number - 1, message="stop")
+                lifecycle.claim_one(session, job_id, machine, 60)
+        return Checkpoints(database, store, job_id, number, tmp_path / machine / "run")
+
+    first = attempt(1, "a")
+    first.restore()
+    write(tmp_path / "a" / "run", {"search/state.json": "1", "search/old.json": "x"})
+    first.save()
+
+    second = attempt(2, "b")
+    assert second.restore() == 2
+    (tmp_path / "b" / "run" / "search" / "old.json").unlink()
+    write(tmp_path / "b" / "run", {"search/state.json": "2"})
+    second.save()
+
+    assert attempt(3, "a").restore() == 1  # what lies on machine a is older
+    assert files_of(tmp_path / "a" / "run") == {"search/state.json": "2"}
+    write(tmp_path / "a" / "run", {"search/state.json": "3, not saved"})
+    assert attempt(4, "a").restore() == 0  # and now it is the newest
+    assert files_of(tmp_path / "a" / "run") == {"search/state.json": "3, not saved"}
 
 
 def test_events_of_one_job_rise(reporter: DatabaseReporter, database: Database, job_id: str) -> None:
