@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,13 +15,13 @@ import pytest
 from sqlalchemy import select, update
 
 from models import journal, lifecycle
-from models.base import utc_now
+from models.base import new_id, utc_now
 from models.database import Database
 from models.job import Job, JobStatus
 from models.lifecycle import ClaimedJob
 from models.settings import Settings
 from models.store import blob_key, open_store
-from models.tables import Artifact, CandidateRow, Event
+from models.tables import Artifact, CandidateRow, Event, Upload, UploadKind
 from tests.worker.jobs import create, events, load, wait_until
 from worker.celery_app import send_hint
 from worker.supervisor import Supervisor
@@ -83,6 +84,33 @@ def test_success_delivers_everything(database: Database, settings: Settings, tmp
     assert (tmp_path / "out").read_bytes() == b"weights"
     assert not (settings.data_dir / "work" / job_id).exists()
     assert supervise(database, settings, "succeed") is None
+
+
+@sqlite_only
+def test_the_certificate_names_the_spec_that_the_user_wrote(
+    database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    store = open_store(settings.store)
+    blob = store.put_stream([b"text,label"])
+    with database.transaction() as session:
+        upload = Upload(
+            id=new_id("upl"),
+            kind=UploadKind.DATASET,
+            filename="a.csv",
+            size=blob.size,
+            sha256=blob.sha256,
+            media_type="text/csv",
+        )
+        session.add(upload)
+    job_id = create(database, dataset={"upload": upload.id})
+    supervise(database, settings, "succeed")
+    job = load(database, job_id)
+    assert job.result is not None
+    with database.session() as session:
+        row = session.scalars(select(Artifact).where(Artifact.name == "certificate.json")).one()
+    store.download(blob_key(row.sha256), tmp_path / "certificate.json")
+    delivered = json.loads((tmp_path / "certificate.json").read_text())
+    assert delivered["spec_digest"] == job.result["spec_digest"] == job.spec_digest
 
 
 @sqlite_only
