@@ -148,7 +148,9 @@ class Anatomy:
 def _check_indices(where: str, what: str, indices: tuple[int, ...], count: int) -> None:
     beyond = [index for index in indices if index >= count]
     if beyond:
-        raise ValueError(f"{where}: {what} {beyond[0]} does not exist; the dense model has {what}s 0-{count - 1}")
+        raise ValueError(
+            f"{where}: {what} {beyond[0]} does not exist; the dense model has {what}s 0-{count - 1}"
+        )
 
 
 def _parts(family: Family, index: int, layer: nn.Module) -> LayerParts:

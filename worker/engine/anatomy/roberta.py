@@ -28,6 +28,4 @@ ROBERTA = Family(
     head_out="classifier.out_proj",
     variant=_variant,
 )
-XLM_ROBERTA = replace(
-    ROBERTA, model_types=("xlm-roberta",), model_class=XLMRobertaForSequenceClassification
-)
+XLM_ROBERTA = replace(ROBERTA, model_types=("xlm-roberta",), model_class=XLMRobertaForSequenceClassification)

@@ -102,8 +102,10 @@ class Shape:
                     kept = tuple(channel for channel in layer.channels if channel not in gone)
                     shape = shape.with_layer(step.layer, replace(layer, channels=kept))
                 case HardAttention():
-                    layer = replace(shape.layers[step.layer], hard_top_k=step.top_k)
-                    shape = shape.with_layer(step.layer, layer)
+                    layer = shape.layers[step.layer]
+                    # Keeping many of few changes nothing: of several steps the hardest counts.
+                    top_k = min(step.top_k, layer.hard_top_k or step.top_k)
+                    shape = shape.with_layer(step.layer, replace(layer, hard_top_k=top_k))
                 case Quantize() | Recover():
                     pass
         return shape

@@ -183,9 +183,7 @@ class EncoderGraph:
         if module.offset is None:
             length = self.node("Shape", ["input_ids"], start=1, end=2)
             scalar = self.node("Squeeze", [length])
-            zero, one = (
-                self.weight(f"scalar.{value}", np.array(value, dtype=np.int64)) for value in (0, 1)
-            )
+            zero, one = (self.weight(f"scalar.{value}", np.array(value, dtype=np.int64)) for value in (0, 1))
             return self.node("Range", [zero, scalar, one])
         pad = self.integers(module.offset)
         padded = self.node("Equal", ["input_ids", pad])

