@@ -168,7 +168,8 @@ def test_a_wrong_spec_names_each_field_and_exits_2(serve: Serve, spec: str) -> N
         {"pointer": "/focus", "detail": "Should be 'speed' or 'size'.", "remedy": "Did you mean `speed`?"},
         {"pointer": "/target/device", "detail": "Should be 'cpu'."},
     ]
-    serve(problem(422, "invalid_request", errors=errors, title="The request is not valid"))
+    detail = f"/focus: {errors[0]['detail']}"
+    serve(problem(422, "invalid_request", errors=errors, title="The request is not valid", detail=detail))
     found = run("submit", spec)
     assert found.exit_code == 2
     assert found.stdout == ""
@@ -179,6 +180,7 @@ def test_a_wrong_spec_names_each_field_and_exits_2(serve: Serve, spec: str) -> N
         "/target/device",
     ):
         assert expected in found.stderr
+    assert found.stderr.count("Should be 'speed'") == 1
 
 
 def test_errors_as_json(serve: Serve, spec: str) -> None:

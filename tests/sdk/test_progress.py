@@ -61,7 +61,7 @@ def test_lines_in_a_pipe_are_few_and_plain() -> None:
     assert baseline[-1] == "baseline 40/40, loss 0.025"
     assert len(baseline) == 5
     assert "search 1, about 1:15 left, masking heads" in lines
-    assert "candidate 0 accepted, metric 0.9100, 23.0 MB, 2.50x faster, the loss fell" in lines
+    assert "candidate 0 accepted, metric 0.9100, 23.0 MB, speedup 2.50x, the loss fell" in lines
     assert "search 2, 2 candidates (1 accepted)" in lines
 
 

@@ -45,8 +45,8 @@ def _lines(error: AxforgeError) -> list[tuple[str, str]]:
         pointer = getattr(error, "pointer", None)
         return [("bold red", f"{pointer}: {error}" if pointer else str(error))]
     lines = [("bold red", error.title)]
-    told = " ".join(part.detail for part in error.errors)
-    if error.detail and error.detail != told:
+    told = any(error.detail.endswith(part.detail) for part in error.errors)
+    if error.detail and not told:
         lines.append(("", error.detail))
     for part in error.errors:
         lines.append(("", f"  {part.where or '/'}: {part.detail}"))

@@ -270,7 +270,7 @@ def describe_candidate(candidate: Document) -> str:
         parts.append(megabytes(size))
     if (speedup := measured.get("speedup")) is not None:
         source = " (predicted)" if measured.get("latency_source") == "predicted" else ""
-        parts.append(f"{speedup:.2f}x faster{source}")
+        parts.append(f"speedup {speedup:.2f}x{source}")
     if reason := candidate.get("reason"):
         parts.append(reason)
     return ", ".join(parts)
