@@ -35,6 +35,7 @@ BASE_FAMILIES: dict[str, Family] = {
     "roberta": ROBERTA,
     "xlm-roberta": XLM_ROBERTA,
 }
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 FAMILIES: dict[str, Family] = {**BASE_FAMILIES, "axforge": AXFORGE}
 
 
@@ -62,6 +63,13 @@ def ensure_supported(config: dict[str, Any]) -> None:
         raise UnsupportedArchitecture(
             f"the base model has {config['position_embedding_type']!r} positions",
             remedy="give a model with absolute position embeddings",
+            pointer="/base_model",
+        )
+    activation = config.get("hidden_act", config.get("activation", "gelu"))
+    if activation not in ACTIVATIONS:
+        raise UnsupportedArchitecture(
+            f"the base model's activation {activation!r} is not supported",
+            remedy=f"give a model with one of: {', '.join(ACTIVATIONS)}",
             pointer="/base_model",
         )
     _check_sizes(config)

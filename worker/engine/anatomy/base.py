@@ -60,7 +60,7 @@ class Anatomy:
 
     def parameters(self, shape: Shape) -> int:
         """Parameters of the model that `sliced(model, shape)` returns, embeddings included."""
-        outside = sum(
+        outside: int = sum(
             parameter.numel()
             for path in self.family.outside
             for parameter in self.model.get_submodule(path).parameters()
@@ -77,7 +77,7 @@ class Anatomy:
         scores first.
         """
         width = self.hidden_size
-        total = width * (width + self.model.config.num_labels)
+        total: int = width * (width + self.model.config.num_labels)
         for layer in self.checked(shape).layers:
             context = len(layer.heads) * self.head_size
             total += length * (4 * width * context + 2 * width * len(layer.channels))

@@ -39,7 +39,7 @@ class Family:
     """
 
     model_types: tuple[str, ...]
-    model_class: Callable[[PreTrainedConfig], PreTrainedModel]
+    model_class: type[PreTrainedModel]
     layers: str
     names: LayerNames
     embeddings: str

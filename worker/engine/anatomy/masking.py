@@ -126,8 +126,8 @@ def _hard_attention(model: PreTrainedModel, top_k: dict[LayerParts, int]) -> Ite
         yield
     finally:
         model.config._attn_implementation = implementation
-        for part, k in before.items():
-            setattr(part.attention, "hard_top_k", k)  # noqa: B010
+        for part, softer in before.items():
+            setattr(part.attention, "hard_top_k", softer)  # noqa: B010
 
 
 def _per_layer_attention(
@@ -143,9 +143,10 @@ def _per_layer_attention(
     """transformers' attention function: hard where the layer has `hard_top_k`, else sdpa."""
     top_k = getattr(module, "hard_top_k", None)
     if top_k is None:
-        return sdpa_attention_forward(
+        soft: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+        return soft
     context = hard_attention(query, key, value, attention_mask, top_k, scaling, dropout)
     return context.transpose(1, 2).contiguous(), None
 

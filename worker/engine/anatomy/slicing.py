@@ -79,7 +79,7 @@ def _build(anatomy: Anatomy, shape: Shape, *, native: bool) -> PreTrainedModel:
 
 def source_config(config: PreTrainedConfig) -> dict[str, Any]:
     """The config of the dense model that a model was sliced from (its own, if it is dense)."""
-    if isinstance(config, AxforgeConfig):
+    if isinstance(config, AxforgeConfig) and config.source_config is not None:
         return dict(config.source_config)
     document = config.to_dict()
     kept = document.pop("axforge", None)
@@ -178,7 +178,8 @@ def _copy_linear(
 ) -> None:
     if source is None or target is None:
         raise ValueError("the shape keeps a block that the model does not have")
-    weight, bias = source.weight, source.bias
+    weight: Tensor = source.weight
+    bias: Tensor = source.bias
     if rows is not None:
         rows = rows.to(weight.device)
         weight, bias = weight[rows], bias[rows]

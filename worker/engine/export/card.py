@@ -27,7 +27,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 folder = "PATH/TO/THIS/FOLDER"  # its modeling_axforge.py holds the model's code: read it first
 model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
-classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
 print(classify("your text"))
 """,
     "onnx": """\
@@ -121,8 +122,8 @@ def _front_matter(certificate: Certificate, facts: CardFacts, form: Format) -> s
 def _measured(certificate: Certificate, export: ExportName) -> str:
     measured = "onnx" if certificate.runtime == "onnxruntime" else "safetensors"
     text = (
-        f"On {certificate.holdout_rows} examples that took no part in training or search, in fresh processes, "
-        f"dense and optimized in turns: {certificate.runtime} on {certificate.device}. "
+        f"On {certificate.holdout_rows} examples that took no part in training or search, in fresh "
+        f"processes, dense and optimized in turns: {certificate.runtime} on {certificate.device}. "
         "The interval is of the paired difference."
     )
     if export != measured:

@@ -8,7 +8,7 @@ the last layer works out only the first token, which is all that the classifier 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -46,8 +46,9 @@ def classifier_graph(model: AxforgeForSequenceClassification, inputs: Sequence[s
     """
     graph = EncoderGraph(model.config)
     hidden = graph.embeddings(model.embeddings, with_token_types="token_type_ids" in inputs)
-    for number, layer in enumerate(model.layers):
-        hidden = graph.layer(f"layer.{number}", layer, hidden, first_only=number == len(model.layers) - 1)
+    layers = cast(Sequence[AxforgeLayer], model.layers)
+    for number, layer in enumerate(layers):
+        hidden = graph.layer(f"layer.{number}", layer, hidden, first_only=number == len(layers) - 1)
     graph.head(model.head, hidden)
     given = [_value(name, TensorProto.INT64, ["batch", "length"]) for name in inputs]
     return graph.model(given, [_value("logits", TensorProto.FLOAT, ["batch", model.config.num_labels])])
@@ -63,7 +64,7 @@ def layers_graph(
         last = number == len(layers) - 1
         hidden = graph.layer(f"layer.{number}", layer, hidden, first_only=first_only and last)
     graph.node("Identity", [hidden], output="output")
-    shape = ["batch", "length", config.hidden_size]
+    shape: list[str | int] = ["batch", "length", config.hidden_size]
     given = [
         _value("hidden", TensorProto.FLOAT, shape),
         _value("attention_mask", TensorProto.INT64, ["batch", "length"]),

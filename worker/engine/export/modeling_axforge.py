@@ -6,8 +6,10 @@ Load such a folder with `AutoModelForSequenceClassification.from_pretrained(fold
 trust_remote_code=True)`.
 """
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
@@ -29,28 +31,28 @@ class AxforgeConfig(PretrainedConfig):
 
     def __init__(
         self,
-        vocab_size=30522,
-        hidden_size=384,
-        head_size=32,
-        layer_heads=(),
-        layer_channels=(),
-        layer_top_k=(),
-        hidden_act="gelu",
-        max_position_embeddings=512,
-        type_vocab_size=2,
-        positions="absolute",
-        layer_norm_eps=1e-12,
-        hidden_dropout=0.1,
-        attention_dropout=0.1,
-        head_act="tanh",
-        head_dropout=0.1,
-        head_input_dropout=0.0,
-        initializer_range=0.02,
-        pad_token_id=0,
-        axforge=None,
-        source_config=None,
-        **kwargs,
-    ):
+        vocab_size: int = 30522,
+        hidden_size: int = 384,
+        head_size: int = 32,
+        layer_heads: tuple[int, ...] | list[int] = (),
+        layer_channels: tuple[int, ...] | list[int] = (),
+        layer_top_k: tuple[int | None, ...] | list[int | None] = (),
+        hidden_act: str = "gelu",
+        max_position_embeddings: int = 512,
+        type_vocab_size: int = 2,
+        positions: str = "absolute",
+        layer_norm_eps: float = 1e-12,
+        hidden_dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        head_act: str = "tanh",
+        head_dropout: float = 0.1,
+        head_input_dropout: float = 0.0,
+        initializer_range: float = 0.02,
+        pad_token_id: int = 0,
+        axforge: dict[str, Any] | None = None,
+        source_config: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.head_size = head_size
@@ -74,7 +76,7 @@ class AxforgeConfig(PretrainedConfig):
 
 
 class AxforgeEmbeddings(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config: AxforgeConfig) -> None:
         super().__init__()
         width, pad = config.hidden_size, config.pad_token_id
         self.offset = pad if config.positions == "after_padding" else None
@@ -87,24 +89,33 @@ class AxforgeEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, input_ids, token_type_ids=None):
-        hidden = self.word_embeddings(input_ids)
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        hidden: Tensor = self.word_embeddings(input_ids)
         if hasattr(self, "token_type_embeddings"):
             if token_type_ids is None:
                 hidden = hidden + self.token_type_embeddings.weight[0]
             else:
                 hidden = hidden + self.token_type_embeddings(token_type_ids)
-        hidden = hidden + self._positions(input_ids)
-        return self.dropout(self.LayerNorm(hidden))
+        hidden = self.dropout(self.LayerNorm(hidden + self._positions(input_ids)))
+        return hidden
 
-    def _positions(self, input_ids):
+    def _positions(self, input_ids: Tensor) -> Tensor:
         if self.offset is None:
             return self.position_embeddings.weight[: input_ids.shape[1]]
         real = input_ids.ne(self.offset).long()
-        return self.position_embeddings(real.cumsum(1) * real + self.offset)
+        counted: Tensor = self.position_embeddings(real.cumsum(1) * real + self.offset)
+        return counted
 
 
-def hard_attention(query, key, value, mask, top_k, scale, dropout=0.0):
+def hard_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    top_k: int,
+    scale: float,
+    dropout: float = 0.0,
+) -> Tensor:
     """Attention in which each row keeps its `top_k` largest probabilities, not renormalised.
 
     Probabilities equal to the k-th largest are all kept. Padded keys have probability 0, so they
@@ -124,7 +135,7 @@ def hard_attention(query, key, value, mask, top_k, scale, dropout=0.0):
 class AxforgeAttention(nn.Module):
     """Multi-head attention of `heads` heads; reads and writes the full hidden width."""
 
-    def __init__(self, config, heads, hard_top_k):
+    def __init__(self, config: AxforgeConfig, heads: int, hard_top_k: int | None) -> None:
         super().__init__()
         self.heads, self.head_size, self.hard_top_k = heads, config.head_size, hard_top_k
         self.dropout = config.attention_dropout
@@ -134,7 +145,7 @@ class AxforgeAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, width)
         self.output = nn.Linear(width, config.hidden_size)
 
-    def forward(self, hidden, mask):
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         batch, length, _ = hidden.shape
         projected = (projection(hidden) for projection in (self.query, self.key, self.value))
         query, key, value = (
@@ -145,13 +156,15 @@ class AxforgeAttention(nn.Module):
             context = F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
         else:
             context = hard_attention(query, key, value, mask, self.hard_top_k, scale, dropout)
-        return self.output(context.transpose(1, 2).reshape(batch, length, self.heads * self.head_size))
+        joined = context.transpose(1, 2).reshape(batch, length, self.heads * self.head_size)
+        contribution: Tensor = self.output(joined)
+        return contribution
 
 
 class AxforgeLayer(nn.Module):
     """Attention and FFN block, each with residual path and layer norm; either may be missing."""
 
-    def __init__(self, config, heads, channels, hard_top_k):
+    def __init__(self, config: AxforgeConfig, heads: int, channels: int, hard_top_k: int | None) -> None:
         super().__init__()
         width = config.hidden_size
         self.attention = AxforgeAttention(config, heads, hard_top_k) if heads else None
@@ -162,19 +175,20 @@ class AxforgeLayer(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, hidden, mask):
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         if self.attention is not None:
             hidden = hidden + self.dropout(self.attention(hidden, mask))
         hidden = self.attention_norm(hidden)
-        if self.ffn_up is not None:
+        if self.ffn_up is not None and self.ffn_down is not None:
             hidden = hidden + self.dropout(self.ffn_down(self.activation(self.ffn_up(hidden))))
-        return self.ffn_norm(hidden)
+        hidden = self.ffn_norm(hidden)
+        return hidden
 
 
 class AxforgeHead(nn.Module):
     """Classifies by the first token: dense, activation, dropout, out."""
 
-    def __init__(self, config):
+    def __init__(self, config: AxforgeConfig) -> None:
         super().__init__()
         self.input_dropout = nn.Dropout(config.head_input_dropout)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
@@ -182,12 +196,13 @@ class AxforgeHead(nn.Module):
         self.dropout = nn.Dropout(config.head_dropout)
         self.out = nn.Linear(config.hidden_size, config.num_labels)
 
-    def forward(self, hidden):
+    def forward(self, hidden: Tensor) -> Tensor:
         first = self.input_dropout(hidden[:, 0])
-        return self.out(self.dropout(self.activation(self.dense(first))))
+        logits: Tensor = self.out(self.dropout(self.activation(self.dense(first))))
+        return logits
 
 
-def additive_mask(attention_mask, dtype):
+def additive_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
     """(batch, length) of 1 and 0 -> (batch, 1, 1, length) to add to scores: 0 where real."""
     return (1.0 - attention_mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
 
@@ -199,31 +214,31 @@ class AxforgePreTrainedModel(PreTrainedModel):
 
 
 class AxforgeForSequenceClassification(AxforgePreTrainedModel):
-    def __init__(self, config):
+    def __init__(self, config: AxforgeConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
         self.embeddings = AxforgeEmbeddings(config)
-        kept = zip(config.layer_heads, config.layer_channels, config.layer_top_k)
+        kept = zip(config.layer_heads, config.layer_channels, config.layer_top_k, strict=True)
         self.layers = nn.ModuleList(AxforgeLayer(config, *layer) for layer in kept)
         self.head = AxforgeHead(config)
         self.post_init()
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings.word_embeddings
 
-    def set_input_embeddings(self, value):
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings.word_embeddings = value
 
     def forward(
         self,
-        input_ids,
-        attention_mask=None,
-        token_type_ids=None,
-        labels=None,
-        output_hidden_states=False,
-        return_dict=True,
-        **kwargs,
-    ):
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+        **kwargs: Any,
+    ) -> Any:
         hidden = self.embeddings(input_ids, token_type_ids)
         mask = None if attention_mask is None else additive_mask(attention_mask, hidden.dtype)
         states = [hidden]
@@ -238,7 +253,7 @@ class AxforgeForSequenceClassification(AxforgePreTrainedModel):
         )
         return output if return_dict else output.to_tuple()
 
-    def _loss(self, logits, labels):
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.num_labels == 1:
             return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
         if labels.is_floating_point():

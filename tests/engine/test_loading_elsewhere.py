@@ -1,0 +1,182 @@
+"""Exported folders work where axforge is not: in clean virtual environments.
+
+The ONNX folder runs with onnxruntime and tokenizers installed by pip and nothing else. The
+safetensors folders run with torch and transformers of this environment (installing them anew would
+download a gigabyte): a .pth file names a folder of links to its packages, from which the packages of
+axforge and everything that only axforge needs are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from models.spec import PruneHeads, PruneLayers, PruneWeightGroups, Quantize, Recipe
+from tests.engine.export_models import LAYERS, tiny_classifier
+from tests.tiny_models import wordpiece_tokenizer
+from worker.engine.anatomy import anatomy_of
+from worker.engine.anatomy.slicing import sliced
+from worker.engine.export.onnx import save_onnx_folder
+from worker.engine.export.safetensors import save_folder
+
+TEXTS = ["where is my card", "why", "please tell me how to top up the account that I opened"]
+NATIVE = Recipe(
+    steps=(
+        PruneLayers(layers=(1,)),
+        *(PruneWeightGroups(layer=layer, channels=tuple(range(20))) for layer in range(LAYERS)),
+    )
+)
+MIXED = NATIVE.then(PruneHeads(layer=0, heads=(1, 2)))
+OURS = ("app", "worker", "models", "axforge")
+
+ABSENT = f"""
+import importlib.util
+found = [name for name in {OURS!r} if importlib.util.find_spec(name)]
+assert not found, found
+"""
+
+RUN_ONNX = (
+    ABSENT
+    + """
+assert not importlib.util.find_spec("torch")
+assert not importlib.util.find_spec("transformers")
+import json, sys
+from pathlib import Path
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+folder, texts = Path(sys.argv[1]), json.loads(sys.argv[2])
+tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+about = json.loads((folder / "labels.json").read_text())
+answers = []
+for text in texts:
+    encoded = tokenizer.encode(text)
+    values = {
+        "input_ids": encoded.ids,
+        "attention_mask": encoded.attention_mask,
+        "token_type_ids": encoded.type_ids,
+    }
+    inputs = {name: np.array([values[name]], dtype=np.int64) for name in about["inputs"]}
+    answers.append(session.run(["logits"], inputs)[0][0].tolist())
+print(json.dumps({"logits": answers, "labels": about["labels"]}))
+"""
+)
+
+RUN_TORCH = (
+    ABSENT
+    + """
+import json, sys
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+folder, texts, options = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+model = AutoModelForSequenceClassification.from_pretrained(folder, **options).eval()
+encoded = AutoTokenizer.from_pretrained(folder, **options)(texts, padding=True, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**encoded).logits
+print(json.dumps({"logits": logits.tolist(), "class": type(model).__name__}))
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    tokenizer = wordpiece_tokenizer(TEXTS, 100)
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def onnx_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("onnx-only")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    wanted = [f"{name}=={metadata.version(name)}" for name in ("onnxruntime", "tokenizers", "numpy")]
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
+    installed = subprocess.run(command, capture_output=True, text=True)
+    assert installed.returncode == 0, installed.stderr
+    return python
+
+
+@pytest.fixture(scope="module")
+def torch_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("torch-and-transformers")
+    venv.create(folder, with_pip=False)
+    packages = folder / "packages"
+    packages.mkdir()
+    for source in map(Path, (entry for entry in sys.path if entry.endswith("site-packages"))):
+        for package in source.iterdir():
+            ours = package.suffix == ".pth" or package.name.split("-")[0].split("_")[0] in ("axforge", "app")
+            link = packages / package.name
+            if not ours and not link.exists():
+                link.symlink_to(package)
+    site = next((folder / "lib").glob("python*/site-packages"))
+    (site / "packages.pth").write_text(f"{packages}\n")
+    return folder / "bin" / "python"
+
+
+def run_in(python: Path, program: str, *arguments: str, cwd: Path) -> dict[str, Any]:
+    command = [str(python), "-I", "-c", program, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return answer
+
+
+def model_of(family: str, recipe: Recipe) -> PreTrainedModel:
+    dense = tiny_classifier(family)
+    return sliced(dense, anatomy_of(dense).shape(recipe))
+
+
+def expected(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    encoded = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return model(**encoded).logits.numpy()
+
+
+def test_onnx_needs_only_onnxruntime_and_tokenizers(
+    onnx_python: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = model_of("bert", MIXED)
+    save_onnx_folder(model, tokenizer, tmp_path / "fp32", max_length=32)
+    save_onnx_folder(model, tokenizer, tmp_path / "int8", max_length=32, quantize=Quantize())
+    plain = run_in(onnx_python, RUN_ONNX, str(tmp_path / "fp32"), json.dumps(TEXTS), cwd=tmp_path)
+    int8 = run_in(onnx_python, RUN_ONNX, str(tmp_path / "int8"), json.dumps(TEXTS), cwd=tmp_path)
+    wanted = expected(model, tokenizer)
+    np.testing.assert_allclose(plain["logits"], wanted, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(int8["logits"], wanted, rtol=0, atol=0.2 * np.abs(wanted).max())
+    assert plain["labels"] == ["label 0", "label 1", "label 2"]
+
+
+def test_native_folder_needs_only_transformers(
+    torch_python: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = model_of("bert", NATIVE)
+    assert save_folder(model, tokenizer, tmp_path / "model") == "native"
+    answer = run_in(torch_python, RUN_TORCH, str(tmp_path / "model"), json.dumps(TEXTS), "{}", cwd=tmp_path)
+    assert answer["class"] == "BertForSequenceClassification"
+    np.testing.assert_allclose(answer["logits"], expected(model, tokenizer), rtol=0, atol=1e-4)
+
+
+def test_other_shapes_bring_their_code(
+    torch_python: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = model_of("bert", MIXED)
+    assert save_folder(model, tokenizer, tmp_path / "model") == "remote_code"
+    arguments = (str(tmp_path / "model"), json.dumps(TEXTS), '{"trust_remote_code": true}')
+    answer = run_in(torch_python, RUN_TORCH, *arguments, cwd=tmp_path)
+    assert answer["class"] == "AxforgeForSequenceClassification"
+    np.testing.assert_allclose(answer["logits"], expected(model, tokenizer), rtol=0, atol=1e-4)
