@@ -9,12 +9,12 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
+
 from axforge import specs
 from axforge.cli.exits import ExitCode, exit_code, show_error
 from axforge.cli.progress import ProgressView
 from axforge.errors import AxforgeError, FieldError, ProblemError
-from pydantic import ValidationError
-
 from models.spec import Candidate, JobSpec
 from worker.engine.errors import EngineError, Stopped
 from worker.engine.reporting import Stage

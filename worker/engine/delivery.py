@@ -16,6 +16,7 @@ from worker.engine.measure.files import loaded_bytes
 from worker.engine.measure.probing import ModelFile, probe
 from worker.engine.run import Run, bench_inputs
 
+
 @dataclass(frozen=True)
 class Delivered:
     """A file in the target's runtime, its bytes, and what it answers on the selection split.
@@ -56,8 +57,7 @@ def write_target_file(run: Run, model: PreTrainedModel, recipe: Recipe, folder: 
 def write_onnx(run: Run, model: PreTrainedModel, recipe: Recipe, folder: Path) -> None:
     """Write the ONNX folder, int8 where `recipe` quantizes."""
     quantize = next((step for step in recipe.steps if isinstance(step, Quantize)), None)
-    length = run.spec.baseline.max_length
-    save_onnx_folder(model, run.tokenizer, folder, quantize=quantize, max_length=length)
+    save_onnx_folder(model, run.tokenizer, folder, quantize=quantize, max_length=run.max_length)
 
 
 def target_file(run: Run, folder: Path) -> ModelFile:

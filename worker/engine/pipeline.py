@@ -74,9 +74,11 @@ def run(spec: JobSpec, workdir: Path, reporter: Reporter) -> RunResult:
 def _result(job: Run) -> RunResult:
     folder = job.workspace.folder("export") / "optimized"
     certificate_file = job.workspace.folder("certify") / "certificate.json"
-    significance = job.workspace.folder("analyse") / "significance.json"
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    files |= {"certificate.json": certificate_file, "significance.json": significance}
+    files |= {
+        "certificate.json": certificate_file,
+        "significance.json": job.workspace.folder("analyse") / "significance.json",
+    }
     return RunResult(
         Certificate.model_validate_json(certificate_file.read_text(encoding="utf-8")),
         tuple(

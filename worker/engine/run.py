@@ -59,7 +59,14 @@ class Run:
     def encoded(self, name: str) -> Split:
         """The train or selection rows as tokens."""
         rows = self.data.train() if name == "train" else self.data.selection()
-        return self.task.encode(rows, self.tokenizer, max_length=self.spec.baseline.max_length)
+        return self.task.encode(rows, self.tokenizer, max_length=self.max_length)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens at which longer examples are cut: as asked, but no more than the model has positions for."""
+        prepared = self.workspace.result("prepare")
+        assert prepared is not None
+        return int(prepared["max_length"])
 
     @property
     def dense_folder(self) -> Path:
@@ -75,7 +82,7 @@ class Run:
     def anatomy(self) -> Anatomy:
         """The dense model's anatomy, on the device."""
         model = self.dense_model()
-        model.to(self.device.torch)
+        model.to(self.device.torch_device)
         return anatomy_of(model)
 
     @cached_property

@@ -77,13 +77,13 @@ def layer_elements(shape: Shape) -> list[Element]:
 
 def block_elements(shape: Shape) -> list[Element]:
     """The attention and FFN blocks that are still present."""
-    return [
-        Element(kind, index)
-        for index, layer in enumerate(shape.layers)
-        if layer.present
-        for kind, kept in (("attention", layer.heads), ("ffn", layer.channels))
-        if kept
-    ]
+    blocks: list[Element] = []
+    for index, layer in enumerate(shape.layers):
+        if layer.present and layer.heads:
+            blocks.append(Element("attention", index))
+        if layer.present and layer.channels:
+            blocks.append(Element("ffn", index))
+    return blocks
 
 
 def head_elements(shape: Shape, layer: int) -> list[Element]:

@@ -55,7 +55,7 @@ def fisher_information(
 
     The model is put on the device; its weights get no gradients.
     """
-    anatomy.model.to(device.torch)
+    anatomy.model.to(device.torch_device)
     anatomy.model.eval()
     anatomy.model.requires_grad_(False)
     heads: list[torch.Tensor] = []
@@ -63,7 +63,7 @@ def fisher_information(
     for batch in split.batches(batch_size):
         with anatomy.masked(shape), anatomy.gated(len(batch.index)) as gates, device.autocast("fast"):
             logits = anatomy.model(**device.put(batch.inputs)).logits
-            loss = task.losses(logits.float(), batch.labels.to(device.torch)).sum()
+            loss = task.losses(logits.float(), batch.labels.to(device.torch_device)).sum()
             by_head, by_channel = torch.autograd.grad(loss, (gates.heads, gates.channels))
         heads.append(by_head.float().cpu())
         channels.append(by_channel.float().cpu())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,9 @@ from worker.engine.measure.probing import ModelFile
 from worker.engine.prepare import load_model, load_tokenizer
 from worker.engine.run import Run
 from worker.engine.stages.fitting import baseline_options
+from worker.engine.stages.prepare import base_model
 from worker.engine.tasks import evaluate
 from worker.engine.training import fine_tune
-
 
 DENSE_LOGITS = "dense_logits.npy"
 
@@ -83,9 +82,7 @@ def _delivered(run: Run) -> dict[str, Delivered]:
 
 def _trained_for_the_task(run: Run) -> bool:
     """Leave the dense model in `run.dense_folder`; answers whether it was trained here."""
-    prepared = run.workspace.result("prepare")
-    assert prepared is not None
-    base = Path(prepared["base_model"])
+    base = base_model(run)
     tokenizer = load_tokenizer(base)
     model, has_head = load_model(base, labels=run.data.labels, seed=run.spec.seed)
     wanted = run.spec.fine_tune if run.spec.fine_tune is not None else not has_head
@@ -102,9 +99,8 @@ def _trained_for_the_task(run: Run) -> bool:
 
 
 def _fine_tune(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    options = run.spec.baseline
-    train = run.task.encode(run.data.train(), tokenizer, max_length=options.max_length)
-    selection = run.task.encode(run.data.selection(), tokenizer, max_length=options.max_length)
+    train = run.task.encode(run.data.train(), tokenizer, max_length=run.max_length)
+    selection = run.task.encode(run.data.selection(), tokenizer, max_length=run.max_length)
     fine_tune(
         model,
         train,

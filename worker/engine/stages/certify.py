@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from models.spec import Recipe
+from models.spec import Recipe, Source
 from worker.engine.anatomy import anatomy_of
 from worker.engine.delivery import target_file
-from worker.engine.export import load_folder
+from worker.engine.export.card import CARD_FILE, CardFacts, write_card
+from worker.engine.export.safetensors import load_folder
 from worker.engine.measure import certificate
-from worker.engine.measure.certificate import CertifiedModel, CertifyInputs
-from worker.engine.run import Run
+from worker.engine.measure.certificate import CertifiedModel, CertifyInputs, Holdout
+from worker.engine.run import Run, token_rows
 from worker.engine.stages.baseline import dense_files
 from worker.engine.workspace import write_json
 
@@ -47,15 +49,31 @@ def certify(run: Run) -> dict[str, Any]:
     issued = certificate.certify(inputs, run.reporter)
     folder = run.workspace.folder("certify")
     write_json(folder / "certificate.json", issued.model_dump(mode="json"))
-    _write_cards(optimized, issued)
+    facts = CardFacts(
+        name=run.spec.name,
+        base_model=_named(run.spec.base_model),
+        dataset=_named(run.spec.dataset),
+        labels=run.data.labels,
+    )
+    for name in run.spec.exports:
+        write_card(optimized / name, issued, facts, name)
     return {"constraints_met": issued.constraints_met, "verdict": issued.verdict}
 
 
 def _holdout(run: Run) -> Holdout:
-    split = run.task.encode(run.data.holdout(), run.tokenizer, max_length=run.spec.baseline.max_length)
+    split = run.task.encode(run.data.holdout(), run.tokenizer, max_length=run.max_length)
     ids, types = token_rows(split)
     return Holdout(ids, split.labels, types, split.pad_id)
 
 
+def _named(source: Source) -> str:
+    """How a source is called in public: by its hub name, or by the last part of its address."""
+    if source.hub:
+        return source.hub if source.revision is None else f"{source.hub}@{source.revision}"
+    return str(source.upload or (source.uri or source.path or "").rstrip("/").rpartition("/")[2])
+
+
 def _files(folder: Path) -> dict[str, Path]:
-    return {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    """What was exported, by name. The cards quote the certificate, so it cannot hold their digests."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != CARD_FILE)
+    return {str(path.relative_to(folder)): path for path in files}

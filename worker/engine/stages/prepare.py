@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from transformers import AutoConfig
 
 from worker.engine.prepare import prepare_dataset, resolve_model
 from worker.engine.run import Run
 
+POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta")
+"""Architectures that number positions from the padding id upwards, and so have fewer of them."""
+
 
 def prepare(run: Run) -> dict[str, Any]:
     """Fetch and check the base model, then the data. Raises EngineError with the field to mend."""
-    folder = run.workspace.folder("prepare")
     run.progress("prepare", 0, 2, "base model")
-    model = resolve_model(run.spec.base_model, folder / "base_model")
+    model = base_model(run)
     run.progress("prepare", 1, 2, "data set")
-    data = prepare_dataset(
-        run.spec.dataset, folder / "data", seed=run.spec.seed, task=run.task, reporter=run.reporter
-    )
-    return {"base_model": str(model), "labels": list(data.labels)}
+    folder = run.workspace.folder("prepare") / "data"
+    data = prepare_dataset(run.spec.dataset, folder, seed=run.spec.seed, task=run.task, reporter=run.reporter)
+    return {
+        "labels": list(data.labels),
+        "rows": data.rows,
+        "max_length": min(run.spec.baseline.max_length, positions(model)),
+    }
+
+
+def base_model(run: Run) -> Path:
+    """The checked folder of the base model, fetched again where this machine does not have it."""
+    return resolve_model(run.spec.base_model, run.workspace.folder("prepare") / "base_model")
+
+
+def positions(folder: Path) -> int:
+    """How many tokens the model of a folder has positions for."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    known = int(config.max_position_embeddings)
+    if config.model_type in POSITIONS_AFTER_PADDING:
+        known -= int(config.pad_token_id) + 1
+    return known

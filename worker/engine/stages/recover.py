@@ -100,10 +100,8 @@ class _Climb:
             return None
         student = load_folder(self.folder / f"rung-{last.number}" / "model")
         problem = search_problem(self.run, anatomy_of(student), goal, tell=self._tell)
-        narrowed = None
-        for narrowed, _ in narrow(problem, last.recipe):
-            self._tell("narrowing further", len(self.rungs), None)
-        return narrowed
+        steps = [recipe for recipe, _ in narrow(problem, last.recipe)]
+        return steps[-1] if steps else None
 
     def take(self, recipe: Recipe) -> None:
         """Train, deliver and measure one more rung."""
