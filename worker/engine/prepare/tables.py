@@ -85,7 +85,7 @@ def _read(path: Path, name: str, form: Format | None) -> pa.Table:
 def _parse(stream: pa.NativeFile, form: Format, *, tab: bool) -> pa.Table:
     if form == "jsonl":
         return pyarrow.json.read_json(stream, pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES))
-    return pyarrow.csv.read_csv(
+    table = pyarrow.csv.read_csv(
         stream,
         pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES),
         pyarrow.csv.ParseOptions(delimiter="\t" if tab else ",", newlines_in_values=True),
@@ -93,6 +93,11 @@ def _parse(stream: pa.NativeFile, form: Format, *, tab: bool) -> pa.Table:
             null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
         ),
     )
+    # What is no UTF-8 the reader takes for bytes, without a word.
+    for column in table.schema:
+        if pa.types.is_binary(column.type):
+            raise ValueError(f"column {column.name!r} is not UTF-8")
+    return table
 
 
 def _without_paths(error: Exception, path: Path) -> str:
