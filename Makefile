@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 # An additional index for torch, such as https://download.pytorch.org/whl/cpu, which saves the
 # CUDA libraries that PyPI's build for Linux brings along.
 TORCH_INDEX ?=
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check \
 	--constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 PACKAGES := app worker models migrations
 PYTEST := $(BIN)/python -m pytest
