@@ -106,6 +106,11 @@ class Run:
         asked = self.spec.target.sequence_length
         return round(float(self.selection.lengths.mean())) if asked == "data" else asked
 
+    @property
+    def timing_seconds(self) -> float:
+        """How long one comparison on the target may take: a fiftieth of the budget, 2 to 14 seconds."""
+        return min(14.0, max(2.0, self.spec.budget.max_minutes * 60 / 50))
+
     def timed_inputs(self) -> BenchInputs:
         """Selection rows as the target meets them, for measurements before the certificate."""
         ids, types = token_rows(self.selection)

@@ -50,6 +50,7 @@ def _latency_table(run: Run) -> LatencyTable:
         delivered=files.get("dense-int8"),
         quantized=run.quantizes,
         cache=_cache_folder(),
+        seconds_per_stack=run.timing_seconds / 8,
         on_step=lambda step, total: run.progress("analyse", step, total, "measuring the latency table"),
     )
 

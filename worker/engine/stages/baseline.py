@@ -38,6 +38,7 @@ def baseline(run: Run) -> dict[str, Any]:
         {name: each.file for name, each in delivered.items()},
         run.timed_inputs(),
         threads=run.threads,
+        seconds=run.timing_seconds,
         on_round=run.reporter.check,
     )
     dense, whole = delivered["dense"], list(delivered.values())[-1]

@@ -46,7 +46,7 @@ def certify(run: Run) -> dict[str, Any]:
         artifacts=_files(optimized),
         loadable=exported["loadable"],
     )
-    issued = certificate.certify(inputs, run.reporter)
+    issued = certificate.certify(inputs, run.reporter, seconds=run.timing_seconds)
     folder = run.workspace.folder("certify")
     write_json(folder / "certificate.json", issued.model_dump(mode="json"))
     facts = CardFacts(

