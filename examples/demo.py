@@ -64,7 +64,7 @@ def place_model() -> None:
 @contextmanager
 def embedded_server(folder: Path) -> Iterator[str]:
     """A server with API, worker, queue and storage in `folder`, gone with all its processes afterwards."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with (folder / "server.log").open("wb") as log:
