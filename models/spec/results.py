@@ -88,5 +88,7 @@ class Certificate(Document):
     holdout_rows: int
     recipe: Recipe
     spread: dict[str, float] = Field(
-        default_factory=dict, description="Relative spread of the per-round ratios, by name."
+        default_factory=dict,
+        description="Relative spread of the per-round ratios, by name; `processor_wait`: seconds that the "
+        "timed models waited for a processor that others had, for each second.",
     )

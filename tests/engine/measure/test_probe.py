@@ -12,8 +12,8 @@ import pytest
 from tests.engine.measure.graphs import token_rows, write_classifier
 from worker.engine.measure.errors import MeasurementError, RuntimeUnavailable
 from worker.engine.measure.inputs import BenchInputs
-from worker.engine.measure.memory import peak_rss_bytes, tree_rss_bytes
 from worker.engine.measure.probing import ModelFile, probe
+from worker.engine.measure.process import peak_rss_bytes, tree_rss_bytes
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +41,32 @@ def test_logits_are_those_of_the_file_row_by_row(graph: Path, inputs: BenchInput
 
 def test_a_timed_pass_has_one_time_for_every_call_and_repeat(graph: Path, inputs: BenchInputs) -> None:
     with probe(ModelFile(graph), inputs, threads=1) as running:
-        ms = running.timed(calls=2, repeats=5, warmup=3)
+        turn = running.timed(calls=2, repeats=5, warmup=3)
         peak = running.peak_rss_bytes()
-    assert ms.shape == (5, 2)
-    assert (ms > 0).all()
+    assert turn.ms.shape == (5, 2)
+    assert (turn.ms > 0).all()
+    assert turn.waited >= 0
     assert 20e6 < peak < 400e6
+
+
+def test_a_probe_that_shares_its_processor_says_that_it_waited(tmp_path: Path) -> None:
+    graph = write_classifier(tmp_path / "model.onnx", products=40, width=256)
+    inputs = BenchInputs.in_order(token_rows(8), batch_size=8)
+    processor = min(os.sched_getaffinity(0))
+    spin = f"import os; os.sched_setaffinity(0, {{{processor}}}); print(flush=True)\nwhile True: pass"
+    with probe(ModelFile(graph), inputs, threads=1) as running:
+        os.sched_setaffinity(running._process.pid, {processor})
+        for task in Path(f"/proc/{running._process.pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {processor})
+        other = subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE)
+        try:
+            assert other.stdout is not None
+            other.stdout.readline()
+            shared = running.timed(calls=1, repeats=200).waited
+        finally:
+            other.kill()
+            other.communicate()
+    assert shared > 0.2
 
 
 def test_the_probe_of_an_onnx_file_loads_neither_torch_nor_pydantic() -> None:

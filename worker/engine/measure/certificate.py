@@ -32,7 +32,7 @@ from worker.engine.measure.intervals import (
     PairedBootstrap,
     paired_bootstrap,
 )
-from worker.engine.measure.latency import Timing, compare
+from worker.engine.measure.latency import QUIET, Timing, compare
 from worker.engine.measure.probing import ModelFile, probe
 from worker.engine.measure.verdict import Measured, evaluate_constraints, judge
 from worker.engine.reporting import Reporter, SilentReporter
@@ -106,6 +106,12 @@ def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds:
         seconds=seconds,
         on_round=reporter.check,
     )
+    if comparison.waited > QUIET:
+        reporter.event(
+            "noisy_machine",
+            "other processes used the processors while the models were timed; the speedup is uncertain",
+            processor_wait=comparison.waited,
+        )
     step(3, "hashing the exported files")
     dense = _measurements(spec, inputs.dense, paired.dense, comparison["dense"])
     optimized = _measurements(spec, inputs.optimized, paired.optimized, comparison["optimized"])
@@ -132,7 +138,7 @@ def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds:
         artifacts={name: sha256(file) for name, file in sorted(inputs.artifacts.items())},
         holdout_rows=len(inputs.holdout.labels),
         recipe=inputs.recipe,
-        spread={"speedup": comparison.spread("dense", "optimized")},
+        spread={"speedup": comparison.spread("dense", "optimized"), "processor_wait": comparison.waited},
     )
     step(STEPS, "certified")
     return certificate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.engine.measure.inputs import BenchInputs
-from worker.engine.measure.probing import ModelFile, Probe, probe
+from worker.engine.measure.probing import ModelFile, Probe, Turn, probe
 
 Milliseconds = npt.NDArray[np.float64]
+MIN_ROUNDS = 3
+PATIENCE = 2  # rounds taken at most, as a multiple of those wanted, to find quiet ones
+QUIET = 0.04  # seconds that a quiet turn's threads wait for a processor, for each second
 MIN_PASSES = 3  # the fewest whose median is not moved by one disturbed pass
 
 
@@ -55,9 +58,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Timings of the same calls by several models, taken in the same rounds."""
+    """Timings of the same calls by several models, taken in the same rounds.
+
+    `waited`: how long the models' threads waited for a processor that other processes had, for each
+    second of the median round; near 0 on a quiet machine, and ratios mean little where it is large.
+    """
 
     timings: Mapping[str, Timing]
+    waited: float = 0.0
 
     def __getitem__(self, name: str) -> Timing:
         return self.timings[name]
@@ -90,10 +98,11 @@ def compare(
 
     Each model has its own process and only one computes at a time; the order of the turns is
     reversed every other round. `warmup` calls at the start of a turn are not counted. `on_round` is
-    called before every round and may raise to stop. Raises MeasurementError.
+    called before every round and may raise to stop. Rounds in which other processes had the
+    processor are left out and made up for, in at most twice the time. Raises MeasurementError.
     """
-    if rounds < 3:
-        raise ValueError("a ratio needs at least 3 rounds")
+    if rounds < MIN_ROUNDS:
+        raise ValueError(f"a ratio needs at least {MIN_ROUNDS} rounds")
     with ExitStack() as stack:
         running = {
             name: stack.enter_context(probe(model, inputs, threads=threads)) for name, model in models.items()
@@ -114,14 +123,33 @@ def compare_running(
 ) -> Comparison:
     """As `compare`, for probes that are already running on `inputs`."""
     calls, repeats = _affordable(running, inputs, seconds / rounds, warmup)
-    taken: dict[str, list[Milliseconds]] = {name: [] for name in running}
+    taken: list[dict[str, Turn]] = []
     names = list(running)
-    for number in range(rounds):
+    while _quiet_rounds(taken) < rounds and len(taken) < PATIENCE * rounds:
         on_round()
-        for name in names if number % 2 == 0 else reversed(names):
-            taken[name].append(running[name].timed(calls=calls, repeats=repeats, warmup=warmup))
+        order = names if len(taken) % 2 == 0 else names[::-1]
+        taken.append(
+            {name: running[name].timed(calls=calls, repeats=repeats, warmup=warmup) for name in order}
+        )
+    kept = _least_disturbed(taken)
     examples = inputs.examples_in(calls)
-    return Comparison({name: Timing(np.stack(ms), examples) for name, ms in taken.items()})
+    timings = {name: Timing(np.stack([turns[name].ms for turns in kept]), examples) for name in names}
+    return Comparison(timings, float(np.median([_waited(turns) for turns in kept])))
+
+
+def _quiet_rounds(rounds: Sequence[Mapping[str, Turn]]) -> int:
+    return sum(_waited(turns) <= QUIET for turns in rounds)
+
+
+def _least_disturbed(rounds: Sequence[Mapping[str, Turn]]) -> list[Mapping[str, Turn]]:
+    """The quiet rounds; where they are too few, the fewest that a median needs."""
+    ordered = sorted(rounds, key=_waited)
+    return ordered[: max(MIN_ROUNDS, _quiet_rounds(rounds))]
+
+
+def _waited(turns: Mapping[str, Turn]) -> float:
+    """Of the most disturbed turn of a round."""
+    return max(turn.waited for turn in turns.values())
 
 
 def _affordable(
@@ -131,7 +159,7 @@ def _affordable(
     tried = min(8, inputs.calls)
     spent = 0.0
     for model in running.values():
-        spent += float(np.median(model.timed(calls=tried, repeats=2, warmup=warmup)))
+        spent += float(np.median(model.timed(calls=tried, repeats=2, warmup=warmup).ms))
     affordable = math.floor(round_seconds * 1000.0 / spent)  # calls of every model in a round
     calls = min(inputs.calls, max(tried, affordable // MIN_PASSES))
     return calls, max(MIN_PASSES, affordable // calls)

@@ -3,9 +3,11 @@
 Two thread pools in one process disturb each other's timing, so every model that is measured gets a
 process of its own. It answers requests (JSON lines on stdin) with JSON lines on stdout:
 
-    {"do": "pass", "calls": 64, "repeats": 2, "warmup": 4}  ->  {"ms": [time of every call]}
+    {"do": "pass", "calls": 64, "repeats": 2, "warmup": 4}  ->  {"ms": [time of every call], "waited": 0.01}
     {"do": "logits", "to": "file.npy"}                      ->  {"rows": 500}
     {"do": "memory"}                                        ->  {"peak_rss_bytes": 123}
+
+`waited` is the share of the time that its threads were ready to run but given no processor.
 
 The first line, `{"ready": true}`, says that the model is loaded; `{"error": {...}}` that it is not.
 The process ends when its stdin closes, even in the middle of a computation.
@@ -29,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.engine.measure.inputs import BenchInputs
-from worker.engine.measure.memory import peak_rss_bytes
+from worker.engine.measure.process import peak_rss_bytes, waited_ns
 
 Call = Callable[[], npt.NDArray[np.float32]]
 
@@ -162,7 +164,7 @@ def _torch_calls(arguments: argparse.Namespace, inputs: BenchInputs) -> list[Cal
 def _serve(calls: list[Call], request: dict[str, Any]) -> dict[str, Any]:
     match request["do"]:
         case "pass":
-            return {"ms": _timed(calls, **{key: request[key] for key in ("calls", "repeats", "warmup")})}
+            return _timed(calls, **{key: request[key] for key in ("calls", "repeats", "warmup")})
         case "logits":
             logits = np.concatenate([call() for call in calls])
             np.save(request["to"], logits)
@@ -173,18 +175,20 @@ def _serve(calls: list[Call], request: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"unknown request {unknown!r}")
 
 
-def _timed(all_calls: list[Call], *, calls: int, repeats: int, warmup: int) -> list[float]:
+def _timed(all_calls: list[Call], *, calls: int, repeats: int, warmup: int) -> dict[str, Any]:
     """Milliseconds of every call of `repeats` passes over the first `calls`, after uncounted ones."""
     chosen = all_calls[:calls]
     for index in range(warmup):
         chosen[index % len(chosen)]()
     milliseconds = []
+    began, waited = time.perf_counter_ns(), waited_ns()
     for _ in range(repeats):
         for call in chosen:
             start = time.perf_counter_ns()
             call()
             milliseconds.append((time.perf_counter_ns() - start) / 1e6)
-    return milliseconds
+    share = (waited_ns() - waited) / (time.perf_counter_ns() - began)
+    return {"ms": milliseconds, "waited": share}
 
 
 if __name__ == "__main__":

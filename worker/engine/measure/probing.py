@@ -43,6 +43,17 @@ class ModelFile:
     remote_code: bool = False
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Milliseconds of every call, [passes, calls], and what other processes took away meanwhile.
+
+    `waited`: seconds that the model's threads were ready and had no processor, for each second.
+    """
+
+    ms: npt.NDArray[np.float64]
+    waited: float
+
+
 class Probe:
     """A running probe process. Raises MeasurementError when it fails, ends or does not answer."""
 
@@ -52,10 +63,10 @@ class Probe:
         self._complaints = complaints
         self._unread = b""
 
-    def timed(self, *, calls: int, repeats: int = 1, warmup: int = 0) -> npt.NDArray[np.float64]:
-        """Milliseconds of every call, [repeats, calls]."""
+    def timed(self, *, calls: int, repeats: int = 1, warmup: int = 0) -> Turn:
+        """`repeats` passes over the first `calls` batches, after `warmup` calls that are not counted."""
         answer = self._ask({"do": "pass", "calls": calls, "repeats": repeats, "warmup": warmup})
-        return np.asarray(answer["ms"], dtype=np.float64).reshape(repeats, -1)
+        return Turn(np.asarray(answer["ms"], dtype=np.float64).reshape(repeats, -1), answer["waited"])
 
     def logits(self) -> npt.NDArray[np.float32]:
         """Logits of all rows, [rows, classes], in the order of the inputs."""

@@ -1,4 +1,4 @@
-"""Resident memory of processes, from the kernel's books. Linux only; imports nothing heavy."""
+"""Memory of processes and their waiting, from the kernel's books. Linux only; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ def tree_rss_bytes(pid: int | None = None) -> int:
     """Resident bytes, now, of a process and all its descendants. A page they share counts for each."""
     root = os.getpid() if pid is None else pid
     return sum(_rss_or_gone(process) for process in [root, *_descendants(root)])
+
+
+def waited_ns() -> int:
+    """Nanoseconds that this process's threads were ready to run and given no processor, summed.
+
+    0 where the kernel keeps no such books (CONFIG_SCHED_INFO).
+    """
+    books = Path("/proc/self/task").glob("*/schedstat")
+    return sum(int(book.read_text(encoding="ascii").split()[1]) for book in books)
 
 
 def _descendants(root: int) -> list[int]:
