@@ -10,10 +10,11 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from models.spec import HardAttention, PruneBlocks, PruneHeads, PruneLayers, PruneWeightGroups, Recipe
+from models.spec import Recipe, Step
 from worker.engine.anatomy.families import Family, LayerParts
 from worker.engine.anatomy.masking import Gates, gated, masked
 from worker.engine.anatomy.shape import LayerShape, Shape
+from worker.engine.approximations import STRUCTURAL
 
 
 @dataclass(frozen=True)
@@ -127,22 +128,11 @@ class Anatomy:
         ffn = (width + 1) * channels + (channels + 1) * width if channels else 0
         return attention + ffn + 4 * width
 
-    def _check(self, number: int, step: object) -> None:
-        where = f"steps/{number}"
-        match step:
-            case PruneLayers():
-                _check_indices(f"{where}/layers", "layer", step.layers, self.layers)
-            case PruneBlocks():
-                layers = tuple(int(block.split(".")[1]) for block in step.blocks)
-                _check_indices(f"{where}/blocks", "layer", layers, self.layers)
-            case PruneHeads():
-                _check_indices(f"{where}/layer", "layer", (step.layer,), self.layers)
-                _check_indices(f"{where}/heads", "head", step.heads, self.heads)
-            case PruneWeightGroups():
-                _check_indices(f"{where}/layer", "layer", (step.layer,), self.layers)
-                _check_indices(f"{where}/channels", "channel", step.channels, self.channels)
-            case HardAttention():
-                _check_indices(f"{where}/layer", "layer", (step.layer,), self.layers)
+    def _check(self, number: int, step: Step) -> None:
+        counts = {"layer": self.layers, "head": self.heads, "channel": self.channels}
+        structural = STRUCTURAL.get(step.approximation)
+        for field, what, indices in structural.named(step) if structural else ():
+            _check_indices(f"steps/{number}/{field}", what, indices, counts[what])
 
 
 def _check_indices(where: str, what: str, indices: tuple[int, ...], count: int) -> None:

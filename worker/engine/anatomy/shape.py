@@ -6,16 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from models.spec import (
-    HardAttention,
-    PruneBlocks,
-    PruneHeads,
-    PruneLayers,
-    PruneWeightGroups,
-    Quantize,
-    Recipe,
-    Recover,
-)
+from models.spec import Recipe
+from worker.engine.approximations import STRUCTURAL
 
 
 @dataclass(frozen=True)
@@ -80,34 +72,9 @@ class Shape:
         """
         shape = self
         for step in recipe.steps:
-            match step:
-                case PruneLayers():
-                    for index in step.layers:
-                        shape = shape.with_layer(index, replace(shape.layers[index], present=False))
-                case PruneBlocks():
-                    for block in step.blocks:
-                        _, number, kind = block.split(".")
-                        layer = shape.layers[int(number)]
-                        emptied = (
-                            replace(layer, heads=()) if kind == "attention" else replace(layer, channels=())
-                        )
-                        shape = shape.with_layer(int(number), emptied)
-                case PruneHeads():
-                    layer = shape.layers[step.layer]
-                    kept = tuple(head for head in layer.heads if head not in set(step.heads))
-                    shape = shape.with_layer(step.layer, replace(layer, heads=kept))
-                case PruneWeightGroups():
-                    layer = shape.layers[step.layer]
-                    gone = set(step.channels)
-                    kept = tuple(channel for channel in layer.channels if channel not in gone)
-                    shape = shape.with_layer(step.layer, replace(layer, channels=kept))
-                case HardAttention():
-                    layer = shape.layers[step.layer]
-                    # Keeping many of few changes nothing: of several steps the hardest counts.
-                    top_k = min(step.top_k, layer.hard_top_k or step.top_k)
-                    shape = shape.with_layer(step.layer, replace(layer, hard_top_k=top_k))
-                case Quantize() | Recover():
-                    pass
+            structural = STRUCTURAL.get(step.approximation)
+            if structural is not None:
+                shape = structural.narrowed(shape, step)
         return shape
 
     def to_json(self) -> list[dict[str, Any]]:

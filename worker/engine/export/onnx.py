@@ -9,13 +9,13 @@ from typing import cast
 
 import onnx
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
 from models.spec import Quantize
 from worker.engine.anatomy.slicing import as_axforge
+from worker.engine.approximations.quantize import Quantization
 from worker.engine.export.graph import classifier_graph, layers_graph
 from worker.engine.export.modeling_axforge import (
     AxforgeConfig,
@@ -68,21 +68,8 @@ def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
 
 
 def quantize_onnx(source: Path, target: Path, step: Quantize) -> None:
-    """Write the dynamic int8 form of a graph: matrix products, attention and embedding tables.
-
-    Weights become signed 8 bit, one scale a column if `step.per_channel`; activations are quantized
-    when they are known, one scale a tensor.
-    """
-    graph = onnx.load(source)
-    # Shapes that an exporter noted for values which quantization replaces would contradict it.
-    del graph.graph.value_info[:]
-    quantize_dynamic(
-        graph,
-        target,
-        per_channel=step.per_channel,
-        weight_type=QuantType.QInt8,
-        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-    )
+    """Write the dynamic int8 form of the graph file `source`; see `approximations.quantize`."""
+    Quantization().write(source, target, step)
 
 
 def layer_stack_onnx(
