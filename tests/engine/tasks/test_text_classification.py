@@ -1,12 +1,12 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
 
 from tests.tiny_models import Architecture, save_tiny_model
 from worker.engine.device import Device
@@ -31,7 +31,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_results_do_not_depend_on_how_rows_are_batched(folder: Path, pairs: list[str] | None) -> None:
     model, _ = load_model(folder, labels=("no", "yes"))
     split = TASK.encode(Rows(TEXTS, pairs, LABELS), load_tokenizer(folder), max_length=40)
-    device = Device.pick("cpu", threads=2)
+    device = Device.pick("cpu", threads=1)
     one = evaluate(model, split, TASK, batch_size=1, device=device)
     all_at_once = evaluate(model, split, TASK, batch_size=4, device=device)
     np.testing.assert_allclose(one.logits, all_at_once.logits, atol=1e-5)
@@ -51,11 +51,11 @@ def test_segments_are_made_by_tokenizers_that_do_for_models_that_know_them(
     folder: Path, tmp_path: Path, made: bool
 ) -> None:
     shutil.copytree(folder, tmp_path / "model")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.model_input_names = ["input_ids", *["token_type_ids"] * made, "attention_mask"]
-    tokenizer.save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer_config.json"
+    names = ["input_ids", *["token_type_ids"] * made, "attention_mask"]
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_input_names": names}))
     split = TASK.encode(Rows(TEXTS, PAIRS, LABELS), load_tokenizer(tmp_path / "model"), max_length=40)
-    assert (split.segments is not None) == (made and folder.parent.name.startswith("bert"))
+    assert (split.segments is not None) == (made and not folder.parent.name.startswith("distilbert"))
     if split.segments is not None:
         assert set(split.segments.tolist()) == {0, 1}
 
@@ -70,5 +70,9 @@ def test_an_empty_split_cannot_be_judged(folder: Path) -> None:
     split = TASK.encode(Rows(TEXTS, None, LABELS), load_tokenizer(folder), max_length=8)
     with pytest.raises(ValueError, match="no rows"):
         evaluate(
-            model, split.select(np.array([], dtype=np.int64)), TASK, batch_size=2, device=Device.pick("cpu")
+            model,
+            split.select(np.array([], dtype=np.int64)),
+            TASK,
+            batch_size=2,
+            device=Device.pick("cpu", threads=1),
         )

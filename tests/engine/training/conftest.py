@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,8 @@ class Keywords:
 
 
 @pytest.fixture(scope="session")
-def keywords() -> Keywords:
-    device = Device.pick("cpu", threads=2)
-    return Keywords(keyword_split(600, 1), keyword_split(150, 2), TASKS["text-classification"], device)
+def keywords() -> Iterator[Keywords]:
+    threads = torch.get_num_threads()
+    device = Device.pick("cpu", threads=1)  # matrices this small are slower on two
+    yield Keywords(keyword_split(600, 1), keyword_split(150, 2), TASKS["text-classification"], device)
+    torch.set_num_threads(threads)

@@ -93,7 +93,7 @@ def test_ends_in_time_with_a_decayed_learning_rate(keywords: Keywords) -> None:
     assert time.monotonic() - started < 10
     assert result.stopped_by == "time"
     assert result.history
-    assert result.best_metric > 0.5
+    assert 0 < result.steps < 1000 * keywords.train.batch_count(32)
 
 
 def test_tells_every_step_of_the_stage(keywords: Keywords) -> None:

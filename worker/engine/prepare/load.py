@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from models.spec.capabilities import ARCHITECTURES
 from worker.engine.errors import ModelError
 from worker.engine.prepare.model_source import POINTER
 
@@ -84,7 +86,14 @@ def _quiet() -> None:
 
 
 def _has_segments(folder: Path) -> bool:
-    """Whether the model tells a pair's first text from its second by token type ids."""
+    """Whether the model tells a pair's first text from its second by token type ids.
+
+    True where the folder does not say what it is a tokenizer for.
+    """
+    file = folder / "config.json"
+    model_type = json.loads(file.read_text(encoding="utf-8")).get("model_type") if file.is_file() else None
+    if model_type not in ARCHITECTURES:
+        return True
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     return int(getattr(config, "type_vocab_size", 0)) > 1
 
