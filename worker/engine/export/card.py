@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-import yaml
 
 from models.spec import Certificate, ExportName
 from worker.engine.measure.table import comparison_rows, constraint_rows
@@ -84,14 +83,14 @@ def write_card(folder: Path, certificate: Certificate, facts: CardFacts, export:
 
 
 def card_text(certificate: Certificate, facts: CardFacts, export: ExportName) -> str:
-    """The card as Markdown, with the hub's YAML front matter."""
+    """The card as Markdown, with the hub's front matter (YAML; JSON values are YAML too)."""
     form: Format = "onnx"
     if export == "safetensors":
         form = "remote_code" if certificate.loadable == "remote_code" else "native"
     parts = [
         _front_matter(certificate, facts, form),
         f"# {facts.name}",
-        f"`{facts.base_model}`, fine-tuned on `{facts.dataset}` and made smaller and faster by axforge.",
+        f"{_code(facts.base_model)}, fine-tuned on {_code(facts.dataset)} and optimized by axforge.",
         "## Measured",
         _measured(certificate, export),
         _table(
@@ -104,19 +103,20 @@ def card_text(certificate: Certificate, facts: CardFacts, export: ExportName) ->
         "## How to load it",
         f"```python\n{SNIPPETS[form]}```",
         "## Labels",
-        ", ".join(f"`{label}`" for label in facts.labels),
+        ", ".join(map(_code, facts.labels)),
         *_licence(facts),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _front_matter(certificate: Certificate, facts: CardFacts, form: Format) -> str:
-    entries: dict[str, object] = {"pipeline_tag": "text-classification", "tags": ["axforge", "pruned"]}
+    entries: dict[str, object] = {"pipeline_tag": "text-classification", "tags": ["axforge"]}
     entries["library_name"] = "onnx" if form == "onnx" else "transformers"
     entries["metrics"] = [certificate.dense.metric.name]
     if facts.license is not None:
         entries["license"] = facts.license
-    return f"---\n{yaml.safe_dump(entries, sort_keys=False)}---"
+    lines = (f"{name}: {json.dumps(value)}" for name, value in entries.items())
+    return "\n".join(["---", *lines, "---"])
 
 
 def _measured(certificate: Certificate, export: ExportName) -> str:
@@ -152,6 +152,11 @@ def _licence(facts: CardFacts) -> list[str]:
     if facts.license is not None:
         lines.insert(0, f"* Licence: {facts.license}")
     return ["## Licence and attribution", "\n".join(lines)] if lines else []
+
+
+def _code(text: str) -> str:
+    """As inline code; a user's own text may hold what would end it."""
+    return f"`{' '.join(text.replace('`', chr(39)).split())}`"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
