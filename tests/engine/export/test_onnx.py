@@ -29,12 +29,8 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 def float_weights(path: Path) -> int:
     """Values in float tensors of more than one dimension: what int8 left alone."""
-    tensors = onnx.load(path).graph.initializer
-    return sum(
-        int(np.prod(one.dims))
-        for one in tensors
-        if one.data_type == onnx.TensorProto.FLOAT and len(one.dims) > 1
-    )
+    tables = (one for one in onnx.load(path).graph.initializer if len(one.dims) > 1)
+    return sum(int(np.prod(one.dims)) for one in tables if one.data_type == onnx.TensorProto.FLOAT)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
