@@ -16,7 +16,7 @@ from models.store import Blob, Store
 
 DONE = "done.json"
 UNKNOWN = (0, 0)
-SEARCH = "search"
+RESUMABLE = frozenset({"search", "recover"})  # go on from their last candidate, finished or not
 LOCAL_ONLY = frozenset({"run.json"})  # binds the folder to paths of this machine; made anew elsewhere
 
 
@@ -102,7 +102,7 @@ class Checkpoints:
         for entry in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
             if entry.is_file() and entry.name not in LOCAL_ONLY and not entry.name.startswith("."):
                 yield entry.name, entry
-            elif entry.is_dir() and (entry.name == SEARCH or (entry / DONE).exists()):
+            elif entry.is_dir() and (entry.name in RESUMABLE or (entry / DONE).exists()):
                 for path in sorted(entry.rglob("*")):
                     if path.is_file() and not path.name.startswith("."):
                         yield path.relative_to(self._folder).as_posix(), path

@@ -26,7 +26,7 @@ from worker.engine.measure.verdict import Measured, evaluate_constraints
 from worker.engine.run import Run
 from worker.engine.stages.baseline import dense_files, dense_logits
 from worker.engine.stages.fitting import distilled, recovery_options
-from worker.engine.stages.problem import MARGIN, dense_reference, search_problem
+from worker.engine.stages.problem import MARGIN, cost_model, dense_reference, search_problem
 from worker.engine.strategies.goal import Goal
 from worker.engine.strategies.narrowing import narrow
 from worker.engine.tasks import evaluate
@@ -132,7 +132,7 @@ class _Climb:
         """Tighter bounds: where measurement missed one, or towards the focus while all hold."""
         run, spec = self.run, self.run.spec
         goal = Goal.of(spec.constraints, dense_reference(run), margin=MARGIN)
-        predicted = search_problem(run, run.anatomy, goal, tell=self._tell).costs(run.shape(last.recipe))
+        predicted = cost_model(run)(run.shape(last.recipe))
         if last.violations:
             # The table was wrong by this factor: ask it for as much less.
             error = max(1.0, last.ms / predicted.ms), max(1.0, last.size_bytes / predicted.bytes)

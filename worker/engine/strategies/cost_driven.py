@@ -128,15 +128,14 @@ class _Search:
 
     def _step(self, recipe: Recipe, judgement: Judgement, reason: str) -> SearchStep:
         shape = self.full.applied(recipe)
-        missing = self.problem.goal.missing(self.problem.costs(shape))
-        still = " and ".join(f"{resource} over its bound" for resource in missing) or "bounds hold"
+        goal, costs = self.problem.goal, self.problem.costs(shape)
         candidate = Candidate(
             number=self.state["number"],
             stage="search",
             recipe=recipe,
             measurements=measured(self.problem, shape, judgement),
-            accepted=not missing,
-            reason=f"{reason}; {still}",
+            accepted=goal.met(costs),
+            reason=f"{reason}; {goal.told(costs)}",
         )
         self.state["number"] += 1
         return SearchStep(candidate, copy.deepcopy(self.state))

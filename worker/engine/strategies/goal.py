@@ -110,3 +110,14 @@ class Goal:
             min(1.0, (before.of(resource) - after.of(resource)) / missing)
             for resource, missing in self.missing(before).items()
         )
+
+    def told(self, costs: Costs) -> str:
+        """How the costs stand to the bounds, for people."""
+        missing = self.missing(costs)
+        if not missing:
+            return "bounds hold"
+        told = {
+            "ms": f"{costs.ms:.3f} ms where {self.ms or 0.0:.3f} are allowed",
+            "bytes": f"{costs.bytes / 1e6:.2f} MB where {(self.bytes or 0.0) / 1e6:.2f} are allowed",
+        }
+        return "still " + " and ".join(told[resource] for resource in missing)
