@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,29 +15,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A test never goes to the hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-POSTGRES = os.environ.get("AXFORGE_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """URL of an empty throw-away Postgres database; skips where no server answers."""
-    import psycopg
-    from psycopg import sql
-
-    try:
-        admin = psycopg.connect(POSTGRES, autocommit=True, connect_timeout=2)
-    except psycopg.OperationalError as error:
-        pytest.skip(f"no Postgres to test with ({error.__class__.__name__}); set AXFORGE_TEST_POSTGRES")
-    name = f"axforge_test_{uuid.uuid4().hex[:12]}"
-    database = sql.Identifier(name)
-    with admin:
-        admin.execute(sql.SQL("CREATE DATABASE {}").format(database))
-    try:
-        yield POSTGRES.rsplit("/", 1)[0] + f"/{name}"
-    finally:
-        with psycopg.connect(POSTGRES, autocommit=True) as admin:
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
 
 
 @pytest.fixture(scope="session")
