@@ -55,10 +55,15 @@ class HardAttention(Document):
 
 
 class Quantize(Document):
-    """Dynamic int8 of the ONNX export, per output channel, embeddings included."""
+    """Dynamic int8 of the ONNX export, per output channel.
+
+    `embeddings` is the form of the word embedding table: int8 with one scale, or int4 with a scale
+    for every few values of a row.
+    """
 
     approximation: Literal["quantize"] = "quantize"
     weights: Literal["int8"] = "int8"
+    embeddings: Literal["int8", "int4"] = "int8"
     per_channel: bool = True
 
 

@@ -389,13 +389,17 @@ class PruneWeightGroups(BaseModel):
 
 class Quantize(BaseModel):
     """
-    Dynamic int8 of the ONNX export, per output channel, embeddings included.
+    Dynamic int8 of the ONNX export, per output channel.
+
+    `embeddings` is the form of the word embedding table: int8 with one scale, or int4 with a scale
+    for every few values of a row.
     """
 
     model_config = ConfigDict(
         extra="allow",
     )
     approximation: str | None = "quantize"
+    embeddings: str | None = "int8"
     per_channel: bool | None = True
     weights: str | None = "int8"
 

@@ -57,6 +57,28 @@ def test_int8_covers_every_weight_and_answers_nearly_the_same(
     assert np.abs(answers[0] - answers[1]).max() > 0
 
 
+def test_int4_embeddings_are_smaller_and_answer_nearly_the_same(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_classifier("bert")
+    source, int8, int4 = (tmp_path / f"{name}.onnx" for name in ("fp32", "int8", "int4"))
+    export_onnx(model, tokenizer, source)
+    with caplog.at_level(logging.WARNING):
+        quantize_onnx(source, int8, Quantize())
+        quantize_onnx(source, int4, Quantize(embeddings="int4"))
+    assert not caplog.records
+    saved = int8.stat().st_size - int4.stat().st_size
+    assert saved > 0.2 * model.config.vocab_size * model.config.hidden_size
+    batch = padded_batch(model)
+    answers = []
+    for path in (source, int4):
+        session = onnxruntime.InferenceSession(str(path))
+        answers.append(
+            session.run(None, {one.name: batch[one.name].numpy() for one in session.get_inputs()})[0]
+        )
+    assert 0 < np.abs(answers[0] - answers[1]).max() < 0.5 * np.ptp(answers[0])
+
+
 def test_a_folder_holds_what_its_reader_needs(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     model = tiny_classifier("bert")
     graph = save_onnx_folder(model, tokenizer, tmp_path, quantize=Quantize(), max_length=5)

@@ -26,9 +26,11 @@ from worker.engine.export.modeling_axforge import (
     AxforgeLayer,
 )
 
-OPSET = 20
+OPSET = 21
 IR_VERSION = 10
 CONTRIB = "com.microsoft"
+WORDS = "embeddings.words"
+"""Name of the word embedding table in the graph."""
 ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "gelu": ("Gelu", {}),
     "gelu_new": ("Gelu", {"approximate": "tanh"}),
@@ -142,7 +144,7 @@ class EncoderGraph:
 
     def embeddings(self, module: AxforgeEmbeddings, *, with_token_types: bool) -> str:
         positions = module.position_embeddings.weight
-        words = self.weight("embeddings.words", module.word_embeddings.weight)
+        words = self.weight(WORDS, module.word_embeddings.weight)
         hidden = self.node("Gather", [words, "input_ids"])
         if with_token_types:
             types = self.weight("embeddings.token_types", module.token_type_embeddings.weight)

@@ -11,7 +11,7 @@ from worker.engine.measure.table_measure import latency_table
 from worker.engine.run import Run
 from worker.engine.significance.report import significance_report
 from worker.engine.stages.baseline import dense_files
-from worker.engine.stages.problem import search_problem
+from worker.engine.stages.problem import WEIGHED_ROWS, search_problem
 from worker.engine.strategies.goal import Goal
 from worker.engine.workspace import write_json
 
@@ -26,7 +26,7 @@ def analyse(run: Run) -> dict[str, Any]:
     def tell(message: str, step: int, total: int | None) -> None:
         run.progress("analyse", step, total, message)
 
-    problem = search_problem(run, run.anatomy, Goal(), tell=tell)
+    problem = search_problem(run, run.anatomy, Goal(), rows=WEIGHED_ROWS, tell=tell)
     report = significance_report(
         run.anatomy,
         lambda shape: problem.judge(shape).losses,
@@ -40,14 +40,14 @@ def analyse(run: Run) -> dict[str, Any]:
 
 
 def _latency_table(run: Run) -> LatencyTable:
-    files = dense_files(run)
+    dense, whole = dense_files(run)
     anatomy = run.anatomy
     return latency_table(
-        files["dense"],
+        dense,
         run.timed_inputs(),
         Dimensions(anatomy.hidden_size, anatomy.head_size, anatomy.heads, anatomy.channels, anatomy.layers),
         threads=run.threads,
-        delivered=files.get("dense-int8"),
+        delivered=whole,
         quantized=run.quantizes,
         cache=_cache_folder(),
         seconds_per_stack=run.timing_seconds / 8,

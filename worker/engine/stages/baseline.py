@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.spec import Candidate, CandidateMeasurements, Quantize, Recipe
 from worker.engine.anatomy import anatomy_of
+from worker.engine.approximations.quantize import block_size
 from worker.engine.delivery import Delivered, deliver, target_file
 from worker.engine.errors import ModelError
 from worker.engine.export.safetensors import save_folder
@@ -22,6 +23,12 @@ from worker.engine.stages.prepare import base_model
 from worker.engine.tasks import evaluate
 from worker.engine.training import fine_tune
 
+REASONS = (
+    "the dense model",
+    "the dense model in int8 and nothing else",
+    "the dense model in int8, its word embeddings in int4, and nothing else",
+)
+SHARE_OF_DROP = 0.25  # of the accuracy drop that is allowed: what int4 embeddings may cost
 DENSE_LOGITS = "dense_logits.npy"
 
 
@@ -41,7 +48,7 @@ def baseline(run: Run) -> dict[str, Any]:
         seconds=run.timing_seconds,
         on_round=run.reporter.check,
     )
-    dense, whole = delivered["dense"], list(delivered.values())[-1]
+    dense, whole = delivered["dense"], _whole(run, delivered)
     for number, (name, each) in enumerate(delivered.items()):
         ms, speedup = comparison[name].mean, comparison.speedup("dense", name)
         run.reporter.candidate(_candidate(run, number, each, ms, speedup, dense))
@@ -54,14 +61,24 @@ def baseline(run: Run) -> dict[str, Any]:
         "dense_ms": comparison["dense"].mean,
         "dense_bytes": dense.size_bytes,
         "whole_bytes": whole.size_bytes,
+        "whole": next(name for name, each in delivered.items() if each is whole),
+        "quantize": [step.model_dump(mode="json") for step in whole.recipe.steps],
         "candidates": len(delivered),
     }
 
 
-def dense_files(run: Run) -> dict[str, ModelFile]:
-    """The dense model as the target loads it: `dense`, and `dense-int8` where the job may quantize."""
-    folder = run.workspace.folder("baseline")
-    return {name: target_file(run, folder / name) for name in _forms(run)}
+def dense_files(run: Run) -> tuple[ModelFile, ModelFile]:
+    """The dense model's fp32 file, and its file in the precision that will be delivered."""
+    measured, folder = run.workspace.result("baseline"), run.workspace.folder("baseline")
+    assert measured is not None
+    return target_file(run, folder / "dense"), target_file(run, folder / measured["whole"])
+
+
+def quantization(run: Run) -> Recipe:
+    """The step that quantizes what is delivered, as the baseline chose it; empty where none may."""
+    measured = run.workspace.result("baseline")
+    assert measured is not None
+    return Recipe.model_validate({"steps": measured["quantize"]})
 
 
 def dense_logits(run: Run) -> NDArray[np.float32]:
@@ -70,8 +87,28 @@ def dense_logits(run: Run) -> NDArray[np.float32]:
 
 
 def _forms(run: Run) -> dict[str, Recipe]:
+    """The precisions that the dense model is measured in."""
     forms = {"dense": Recipe()}
-    return {**forms, "dense-int8": Recipe(steps=(Quantize(),))} if run.quantizes else forms
+    if run.quantizes:
+        forms["dense-int8"] = Recipe(steps=(Quantize(),))
+        if block_size(run.anatomy.model.config.hidden_size) is not None:
+            forms["dense-int8-int4"] = Recipe(steps=(Quantize(embeddings="int4"),))
+    return forms
+
+
+def _whole(run: Run, delivered: dict[str, Delivered]) -> Delivered:
+    """The precision to deliver: int4 embeddings unless they cost more than a quarter of the drop allowed.
+
+    Judged on the selection split, against int8 alone.
+    """
+    int8, int4 = delivered.get("dense-int8"), delivered.get("dense-int8-int4")
+    if int8 is None:
+        return delivered["dense"]
+    accuracy, dense = run.spec.constraints.accuracy, delivered["dense"].metric
+    allowed = max((accuracy.max_relative_drop or 0.0) * abs(dense), accuracy.max_absolute_drop or 0.0)
+    if int4 is None or int4.metric < int8.metric - SHARE_OF_DROP * allowed:
+        return int8
+    return int4
 
 
 def _delivered(run: Run) -> dict[str, Delivered]:
@@ -136,5 +173,5 @@ def _candidate(
             size_reduction=dense.size_bytes / each.size_bytes,
         ),
         accepted=True,
-        reason="the dense model" if number == 0 else "the dense model, quantized and nothing else",
+        reason=REASONS[number],
     )

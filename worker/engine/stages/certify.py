@@ -32,7 +32,7 @@ def certify(run: Run) -> dict[str, Any]:
         spec=run.spec,
         recipe=recipe,
         dense=CertifiedModel(
-            dense_files(run)["dense"],
+            dense_files(run)[0],
             whole.parameters(whole.full_shape()),
             whole.macs(whole.full_shape(), run.length()),
         ),

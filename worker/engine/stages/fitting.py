@@ -9,9 +9,9 @@ from worker.engine.reporting import Stage
 from worker.engine.run import Run
 from worker.engine.training import DistilOptions, FitOptions, FitResult, distil
 
-BASELINE_SHARE = 0.4  # of the time left: fine-tuning the dense model may take no more
+BASELINE_SHARE = 0.3  # of the time left: fine-tuning the dense model may take no more
 TRIAL_SHARE = 0.08  # of the time left: one arm's trial
-RECOVERY_SHARE = 0.7  # of the time left after the reserve: one recovery
+RECOVERY_SHARE = 0.6  # of the time left after the reserve: one recovery
 TRIAL_EPOCHS = 2
 
 

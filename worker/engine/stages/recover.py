@@ -24,7 +24,7 @@ from worker.engine.measure.intervals import PairedBootstrap, paired_bootstrap
 from worker.engine.measure.latency import compare
 from worker.engine.measure.verdict import Measured, evaluate_constraints
 from worker.engine.run import Run
-from worker.engine.stages.baseline import dense_files, dense_logits
+from worker.engine.stages.baseline import dense_files, dense_logits, quantization
 from worker.engine.stages.fitting import distilled, recovery_options
 from worker.engine.stages.problem import MARGIN, cost_model, dense_reference, search_problem
 from worker.engine.strategies.goal import Goal
@@ -169,9 +169,10 @@ class _Climb:
         return evaluation.metrics[run.spec.metric], -evaluation.loss
 
     def _forms(self, recipe: Recipe) -> dict[str, Recipe]:
-        """How the rung may be delivered. With accuracy focus int8 has to earn its place."""
+        """How the rung may be delivered. With accuracy focus quantization has to earn its place."""
         plain = Recipe(steps=tuple(step for step in recipe.steps if not isinstance(step, Quantize)))
-        forms = {"int8": plain.then(Quantize())} if self.run.quantizes else {"fp32": plain}
+        quantized = plain.then(*quantization(self.run).steps)
+        forms = {"quantized": quantized} if quantized != plain else {"fp32": plain}
         return {**forms, "fp32": plain} if self.run.spec.focus == "accuracy" else forms
 
     def _measured(
@@ -181,7 +182,7 @@ class _Climb:
         self._tell("measuring the recovered model on the target", number, None)
         delivered = deliver(run, student, recipe, folder)
         comparison = compare(
-            {"dense": dense_files(run)["dense"], "candidate": delivered.file},
+            {"dense": dense_files(run)[0], "candidate": delivered.file},
             run.timed_inputs(),
             threads=run.threads,
             seconds=run.timing_seconds,

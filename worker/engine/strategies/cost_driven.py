@@ -20,7 +20,7 @@ from worker.engine.significance.elements import layer_elements
 from worker.engine.strategies.base import Judgement, SearchProblem, SearchStep, measured
 from worker.engine.strategies.narrowing import narrow, narrowest
 
-MAX_ARMS = 4  # each costs one short training
+MAX_ARMS = 3  # each costs one short training
 
 
 def cost_driven(
