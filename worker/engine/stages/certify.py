@@ -20,7 +20,9 @@ from worker.engine.workspace import write_json
 
 def certify(run: Run) -> dict[str, Any]:
     """Write certificate.json and the model card."""
-    exported, recovered = run.workspace.result("export"), run.workspace.result("recover")
+    searched, exported = run.workspace.result("search"), run.workspace.result("export")
+    recovered = run.workspace.result("recover")
+    assert searched is not None
     assert exported is not None
     assert recovered is not None
     recipe = Recipe.model_validate(exported["recipe"])
@@ -45,6 +47,7 @@ def certify(run: Run) -> dict[str, Any]:
         metric=partial(run.task.metric, run.spec.metric),
         artifacts=_files(optimized),
         loadable=exported["loadable"],
+        proved_infeasible=searched["proved_infeasible"],
     )
     issued = certificate.certify(inputs, run.reporter, seconds=run.timing_seconds)
     folder = run.workspace.folder("certify")

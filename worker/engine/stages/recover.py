@@ -34,7 +34,9 @@ from worker.engine.workspace import read_json, write_json
 
 MAX_RUNGS = 6
 PUSH = 0.88  # each rung towards the focus asks for this part of the costs of the one before
-RESERVE_SECONDS = 75.0  # kept for export and certificate
+RESERVE_SECONDS = 45.0  # kept for export and certificate
+MEASURING_SECONDS = 25.0  # of a rung, before one is known: exporting, scoring and timing its file
+LEAST_TRAINING = 0.2  # of the first rung's training: with less time than that no further rung begins
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Rung:
     ms: float
     size_bytes: int
     violations: dict[str, float]
-    seconds: float
+    training_seconds: float
+    measuring_seconds: float
 
     @staticmethod
     def from_json(document: dict[str, Any]) -> Rung:
@@ -105,12 +108,13 @@ class _Climb:
 
     def take(self, recipe: Recipe) -> None:
         """Train, deliver and measure one more rung."""
-        began = self.run.stopwatch.used
         number = len(self.rungs)
+        began = self.run.stopwatch.used
         student, recipe = self._trained(recipe, number)
+        trained = self.run.stopwatch.used
         folder = self.folder / f"rung-{number}"
         rungs = [
-            self._measured(number, student, form, folder / name, began)
+            self._measured(number, student, form, folder / name, training_seconds=trained - began)
             for name, form in self._forms(recipe).items()
         ]
         rung = max(rungs, key=self._preference)
@@ -125,8 +129,9 @@ class _Climb:
         return max(self.rungs, key=self._preference)
 
     def _may_go_on(self, last: Rung) -> bool:
+        training = LEAST_TRAINING * self.rungs[0].training_seconds
         left = self.run.stopwatch.left - RESERVE_SECONDS
-        return len(self.rungs) < MAX_RUNGS and left > 1.2 * last.seconds
+        return len(self.rungs) < MAX_RUNGS and left > training + last.measuring_seconds
 
     def _next_goal(self, last: Rung) -> Goal | None:
         """Tighter bounds: where measurement missed one, or towards the focus while all hold."""
@@ -156,7 +161,9 @@ class _Climb:
             return student, recipe
         untrained = self._judged(student)
         weights = {name: value.clone() for name, value in student.state_dict().items()}
-        fitted = distilled(run, student, recovery_options(run, reserve=RESERVE_SECONDS), stage="recover")
+        measuring = self.rungs[-1].measuring_seconds if self.rungs else MEASURING_SECONDS
+        options = recovery_options(run, reserve=RESERVE_SECONDS + measuring)
+        fitted = distilled(run, student, options, stage="recover")
         if self._judged(student) < untrained:
             student.load_state_dict(weights)
             return student, recipe
@@ -176,9 +183,16 @@ class _Climb:
         return {**forms, "fp32": plain} if self.run.spec.focus == "accuracy" else forms
 
     def _measured(
-        self, number: int, student: PreTrainedModel, recipe: Recipe, folder: Path, began: float
+        self,
+        number: int,
+        student: PreTrainedModel,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        training_seconds: float,
     ) -> Rung:
         run = self.run
+        began = run.stopwatch.used
         self._tell("measuring the recovered model on the target", number, None)
         delivered = deliver(run, student, recipe, folder)
         comparison = compare(
@@ -213,7 +227,8 @@ class _Climb:
             ms=baseline["dense_ms"] / speedup,
             size_bytes=delivered.size_bytes,
             violations={r.name: _miss(r.required, r.measured) for r in results if not r.met},
-            seconds=run.stopwatch.used - began,
+            training_seconds=training_seconds,
+            measuring_seconds=run.stopwatch.used - began,
         )
 
     def _paired(self, delivered: Delivered) -> PairedBootstrap | None:

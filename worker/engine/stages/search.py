@@ -16,9 +16,14 @@ from worker.engine.strategies.goal import Goal
 from worker.engine.tasks import evaluate
 from worker.engine.workspace import read_json, write_json
 
+DOUBT = 0.2  # predicted costs past a bound by more than this part are taken as proof
+
 
 def search(run: Run) -> dict[str, Any]:
-    """Drive the strategy from where a killed run left it; answers the recipe that it ends with."""
+    """Drive the strategy from where a killed run left it; answers the recipe that it ends with.
+
+    `proved_infeasible`: with everything removed that the job allows, bounds are still far off.
+    """
     file = run.workspace.folder("search") / "state.json"
     state = (read_json(file) or {"state": None})["state"]
     first = _candidates_before(run)
@@ -37,7 +42,13 @@ def search(run: Run) -> dict[str, Any]:
         candidate = step.candidate.model_copy(update={"number": first + step.candidate.number})
         run.reporter.candidate(candidate)
         tell(f"candidate {candidate.number}: {candidate.reason}", state["number"], None)
-    return {"recipe": state["recipe"], "candidates": first + state["number"]}
+    costs = problem.costs(run.shape(Recipe.model_validate(state["recipe"])))
+    reachable = Goal.of(run.spec.constraints, dense_reference(run), margin=-DOUBT).met(costs)
+    return {
+        "recipe": state["recipe"],
+        "candidates": first + state["number"],
+        "proved_infeasible": not reachable,
+    }
 
 
 def trial_of(run: Run) -> Callable[[Recipe], Judgement]:
