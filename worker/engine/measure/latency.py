@@ -16,7 +16,7 @@ from worker.engine.measure.probing import ModelFile, Probe, Turn, probe
 Milliseconds = npt.NDArray[np.float64]
 MIN_ROUNDS = 3
 PATIENCE = 2  # rounds taken at most, as a multiple of those wanted, to find quiet ones
-QUIET = 0.04  # seconds that a quiet turn's threads wait for a processor, for each second
+QUIET = 0.08  # seconds that a quiet turn's threads wait for a processor, for each second
 MIN_PASSES = 3  # the fewest whose median is not moved by one disturbed pass
 
 
