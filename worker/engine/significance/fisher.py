@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worker.engine.anatomy import Anatomy, Shape
+from worker.engine.anatomy import Anatomy, Gates, Shape
 from worker.engine.device import Device
 from worker.engine.significance.elements import Element
 from worker.engine.tasks import Split, Task
@@ -64,13 +64,23 @@ def fisher_information(
         with anatomy.masked(shape), anatomy.gated(len(batch.index)) as gates, device.autocast("fast"):
             logits = anatomy.model(**device.put(batch.inputs)).logits
             loss = task.losses(logits.float(), batch.labels.to(device.torch_device)).sum()
-            by_head, by_channel = torch.autograd.grad(loss, (gates.heads, gates.channels))
+            by_head, by_channel = _gradients(loss, gates)
         heads.append(by_head.float().cpu())
         channels.append(by_channel.float().cpu())
     return FisherInformation(
         _kept(torch.cat(heads).numpy(), [layer.heads for layer in shape.layers]),
         _kept(torch.cat(channels).numpy(), [layer.channels for layer in shape.layers]),
     )
+
+
+def _gradients(loss: torch.Tensor, gates: Gates) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the loss with respect to the gates; zeros for gates that no block is left to use."""
+    if not loss.requires_grad:
+        return torch.zeros_like(gates.heads), torch.zeros_like(gates.channels)
+    by_head, by_channel = torch.autograd.grad(
+        loss, (gates.heads, gates.channels), allow_unused=True, materialize_grads=True
+    )
+    return by_head, by_channel
 
 
 def _kept(gradients: np.ndarray, kept: list[tuple[int, ...]]) -> np.ndarray:
