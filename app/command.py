@@ -15,9 +15,9 @@ from typing import Annotated, NoReturn
 import typer
 import uvicorn
 
-from app.logs import configure
 from app.main import create_app
 from app.settings import ApiSettings
+from models.logs import configure
 from models.settings import Settings
 from worker.embedded import FolderInUse, stack
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from models import lifecycle
 from models.database import Database
+from models.logs import configure
 from models.settings import Settings
 from worker.celery_app import send_hint, waiting_hints
 
@@ -52,6 +53,7 @@ def run_forever(stop: threading.Event, settings: Settings) -> None:
 
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
+    configure()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -16,6 +16,7 @@ from models import lifecycle
 from models.database import Database, after
 from models.job import TERMINAL
 from models.lifecycle import Requeued
+from models.logs import configure
 from models.settings import Settings
 from models.store import Store, StoreError, open_store
 from models.tables import Checkpoint, IdempotencyKey, Job
@@ -79,6 +80,7 @@ def run_forever(stop: threading.Event, settings: Settings) -> None:
 
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
+    configure()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -20,6 +20,7 @@ from models import lifecycle
 from models.database import Database
 from models.job import Job, JobStatus
 from models.lifecycle import Delivery, JobError, LeaseLost
+from models.logs import configure
 from models.settings import Settings
 from models.spec import Certificate, JobSpec
 from models.store import Store, StoreError, StoreFull, open_store
@@ -190,6 +191,7 @@ def _engine(spec: JobSpec, workdir: Path, reporter: Reporter) -> RunResult:
 
 def main() -> None:
     """Run the attempt named on the command line."""
+    configure()
     job_id, attempt = sys.argv[1:]
     structlog.contextvars.bind_contextvars(job_id=job_id, attempt=int(attempt))
     sys.exit(run_job(Settings(), job_id, int(attempt), _engine))

@@ -8,8 +8,9 @@ import signal
 import threading
 from typing import Any
 
-from celery.signals import worker_shutting_down
+from celery.signals import setup_logging, worker_shutting_down
 
+from models import logs
 from models.database import Database
 from models.settings import Settings
 from worker.celery_app import TASK, app
@@ -19,6 +20,11 @@ from worker.supervisor import Supervisor
 # One byte shared with the pool's processes: a warm shutdown of Celery waits for a running task
 # without telling it, and a byte can be written from a signal handler without a lock.
 _stop_flag = mmap.mmap(-1, 1)
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _log_as_all_processes_do(**_: Any) -> None:
+    logs.configure()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -1,4 +1,4 @@
-"""Logs of the serving process: one line an event, JSON unless a person is watching."""
+"""Logs of every process of the service: one line an event, JSON unless a person is watching."""
 
 from __future__ import annotations
 
@@ -34,5 +34,6 @@ def configure() -> None:
 
 def _last_steps() -> list[structlog.typing.Processor]:
     if sys.stderr.isatty():
-        return [structlog.dev.ConsoleRenderer()]
+        # Plain tracebacks: others show the values of variables, and these may be secrets.
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
