@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Precision = Literal["fp32", "bf16", "fast"]
 # Processors that multiply bf16 in hardware. Elsewhere autocast converts back and forth and loses time.
 _BF16_CAPABILITIES = ("amx_bf16", "avx512_bf16", "avx10_2", "bf16", "sve_bf16")
+_SHORT_ATTENTION = 128
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,16 @@ class Device:
         """Context in which matrix products run at `precision`; weights stay fp32."""
         enabled = precision == "bf16" or (precision == "fast" and self.bf16_is_fast)
         return torch.autocast(self.torch_device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def attention(self, length: int) -> AbstractContextManager[object]:
+        """Context of a training step on batches of `length` tokens: the attention kernel that is fastest.
+
+        On CPU the backward pass of flash attention has a fixed cost that short rows do not pay back:
+        6.9 times that of plain matrix products at 12 tokens, 1.2 at 128, and half of it at 256.
+        """
+        if self.torch_device.type == "cpu" and length <= _SHORT_ATTENTION:
+            return cast(AbstractContextManager[object], sdpa_kernel(SDPBackend.MATH))
+        return nullcontext()
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors on this device."""

@@ -154,7 +154,8 @@ class TrainingLoop:
         return step, total_loss / (step - first)
 
     def _step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> float:
-        loss = self.loss_of(batch)
+        with self.device.attention(batch.inputs["input_ids"].shape[1]):
+            loss = self.loss_of(batch)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
         optimizer.step()
