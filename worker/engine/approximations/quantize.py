@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from models.spec import Quantize
 from worker.engine.approximations.base import Approximation
 
@@ -74,5 +76,6 @@ def _with_int4_words(graph: Any) -> Any:
     )
     names = [node.name for node in graph.graph.node if node.op_type == "Gather" and node.input[0] == WORDS]
     quantizer = MatMulNBitsQuantizer(graph, algo_config=config, nodes_to_include=names)
-    quantizer.process()
+    with np.errstate(divide="ignore", invalid="ignore"):  # rows of zeros have a scale of zero
+        quantizer.process()
     return quantizer.model.model
