@@ -1,5 +1,6 @@
 """Fine-tuning the dense model, and recovering the approximated one by distillation."""
 
+from worker.engine.training.augmentation import augmented
 from worker.engine.training.distil import TeacherCache, distil, matched_layers
 from worker.engine.training.fine_tune import fine_tune
 from worker.engine.training.options import DistilOptions, EpochRecord, FitOptions, FitResult
@@ -10,6 +11,7 @@ __all__ = [
     "FitOptions",
     "FitResult",
     "TeacherCache",
+    "augmented",
     "distil",
     "fine_tune",
     "matched_layers",
