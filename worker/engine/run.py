@@ -16,8 +16,11 @@ from worker.engine.measure.machine import describe
 from worker.engine.prepare import PreparedData, load_model, load_tokenizer
 from worker.engine.reporting import Reporter, Stage
 from worker.engine.tasks import TASKS, Split, Task
-from worker.engine.training import TeacherCache
+from worker.engine.training import TeacherCache, augmented
 from worker.engine.workspace import Stopwatch, Workspace
+
+LESSONS = 60_000  # rows, up to which disturbed copies are made
+MOST_COPIES = 3  # of each training row
 
 
 class Run:
@@ -86,11 +89,18 @@ class Run:
         return anatomy_of(model)
 
     @cached_property
+    def lessons(self) -> Split:
+        """What recovery trains on: the training rows, and disturbed copies of them if they are few."""
+        copies = min(MOST_COPIES, max(0, LESSONS // len(self.train) - 1))
+        fixed = self.tokenizer.all_special_ids
+        return augmented(self.train, copies, fixed=fixed, seed=self.spec.seed) if copies else self.train
+
+    @cached_property
     def teacher(self) -> TeacherCache:
-        """What the dense model answers on the training rows, computed once a process."""
+        """What the dense model answers on the lessons, computed once a process."""
         layers = range(self.anatomy.layers)
         return TeacherCache.of(
-            self.anatomy.model, self.train, layers, device=self.device, reporter=self.reporter
+            self.anatomy.model, self.lessons, layers, device=self.device, reporter=self.reporter
         )
 
     def shape(self, recipe: Recipe) -> Shape:

@@ -12,7 +12,7 @@ from worker.engine.training import DistilOptions, FitOptions, FitResult, distil
 BASELINE_SHARE = 0.3  # of the time left: fine-tuning the dense model may take no more
 TRIAL_SHARE = 0.08  # of the time left: one arm's trial
 RECOVERY_SHARE = 0.6  # of the time left after the reserve: one recovery
-TRIAL_EPOCHS = 2
+TRIAL_EPOCHS = 1
 
 
 def baseline_options(run: Run) -> FitOptions:
@@ -29,7 +29,7 @@ def baseline_options(run: Run) -> FitOptions:
 
 
 def trial_options(run: Run) -> DistilOptions:
-    """For the short training that compares arms: two passes, so that all fall to the same rate."""
+    """For the short training that compares arms: one pass, at the end of which the rate is down to zero."""
     asked = _recovery(run)
     return DistilOptions(
         epochs=TRIAL_EPOCHS,
@@ -38,6 +38,7 @@ def trial_options(run: Run) -> DistilOptions:
         metric=run.spec.metric,
         max_seconds=run.stopwatch.left * TRIAL_SHARE,
         seed=run.spec.seed,
+        hard=_hard(run),
     )
 
 
@@ -51,15 +52,16 @@ def recovery_options(run: Run, *, reserve: float) -> DistilOptions:
         metric=run.spec.metric,
         max_seconds=max(1.0, run.stopwatch.left - reserve) * RECOVERY_SHARE,
         seed=run.spec.seed,
+        hard=_hard(run),
     )
 
 
 def distilled(run: Run, student: PreTrainedModel, options: DistilOptions, stage: Stage) -> FitResult:
-    """Train `student` in place by distillation from the dense model on the training rows."""
+    """Train `student` in place by distillation from the dense model on the run's lessons."""
     return distil(
         student,
         run.teacher,
-        run.train,
+        run.lessons,
         run.selection,
         run.task,
         options,
@@ -71,3 +73,8 @@ def distilled(run: Run, student: PreTrainedModel, options: DistilOptions, stage:
 
 def _recovery(run: Run) -> TrainingOptions:
     return TrainingOptions() if run.spec.recovery == "off" else run.spec.recovery
+
+
+def _hard(run: Run) -> float:
+    """Weight of the labels: none among disturbed copies, which may not deserve theirs any more."""
+    return DistilOptions.hard if run.lessons is run.train else 0.0
