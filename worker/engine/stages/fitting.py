@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from transformers import PreTrainedModel
 
 from models.spec import TrainingOptions
+from worker.engine.anatomy import anatomy_of
 from worker.engine.reporting import Stage
 from worker.engine.run import Run
-from worker.engine.training import DistilOptions, FitOptions, FitResult, distil
+from worker.engine.stages.problem import judgement
+from worker.engine.strategies.base import Judgement
+from worker.engine.tasks import evaluate
+from worker.engine.training import (
+    DistilOptions,
+    FitOptions,
+    FitResult,
+    distil,
+    recovery_learning_rate,
+)
 
 BASELINE_SHARE = 0.3  # of the time left: fine-tuning the dense model may take no more
 TRIAL_SHARE = 0.08  # of the time left: one arm's trial
@@ -28,37 +40,28 @@ def baseline_options(run: Run) -> FitOptions:
     )
 
 
-def trial_options(run: Run) -> DistilOptions:
+def trial_options(run: Run, learning_rate: float) -> DistilOptions:
     """For the short training that compares arms: one pass, at the end of which the rate is down to zero."""
-    asked = _recovery(run)
-    return DistilOptions(
-        epochs=TRIAL_EPOCHS,
-        learning_rate=asked.learning_rate,
-        batch_size=asked.batch_size,
-        metric=run.spec.metric,
-        max_seconds=run.stopwatch.left * TRIAL_SHARE,
-        seed=run.spec.seed,
-        hard=_hard(run),
-    )
+    options = _distil_options(run, learning_rate, run.stopwatch.left * TRIAL_SHARE)
+    return replace(options, epochs=TRIAL_EPOCHS)
 
 
-def recovery_options(run: Run, *, reserve: float) -> DistilOptions:
+def recovery_options(run: Run, learning_rate: float, *, reserve: float) -> DistilOptions:
     """For a rung of the recovery; `reserve` seconds of the budget are left alone."""
-    asked = _recovery(run)
-    return DistilOptions(
-        epochs=asked.epochs,
-        learning_rate=asked.learning_rate,
-        batch_size=asked.batch_size,
-        metric=run.spec.metric,
-        max_seconds=max(1.0, run.stopwatch.left - reserve) * RECOVERY_SHARE,
-        seed=run.spec.seed,
-        hard=_hard(run),
-    )
+    return _distil_options(run, learning_rate, max(1.0, run.stopwatch.left - reserve) * RECOVERY_SHARE)
 
 
-def distilled(run: Run, student: PreTrainedModel, options: DistilOptions, stage: Stage) -> FitResult:
-    """Train `student` in place by distillation from the dense model on the run's lessons."""
-    return distil(
+def recovered(
+    run: Run, student: PreTrainedModel, options: DistilOptions, stage: Stage
+) -> tuple[Judgement, FitResult | None]:
+    """Distil `student` in place from the dense model, if that helps on the selection split.
+
+    Answers how it does on that split, and what training did: None when the untrained weights are better
+    and were put back.
+    """
+    untrained = judged(run, student)
+    weights = {name: value.clone() for name, value in student.state_dict().items()}
+    fitted = distil(
         student,
         run.teacher,
         run.lessons,
@@ -69,12 +72,42 @@ def distilled(run: Run, student: PreTrainedModel, options: DistilOptions, stage:
         reporter=run.reporter,
         stage=stage,
     )
+    trained = judged(run, student)
+    if (trained.metric, -trained.loss) >= (untrained.metric, -untrained.loss):
+        return trained, fitted
+    student.load_state_dict(weights)
+    return untrained, None
+
+
+def judged(run: Run, model: PreTrainedModel) -> Judgement:
+    """The model on the whole selection split, in fp32."""
+    return judgement(run, evaluate(model, run.selection, run.task, batch_size=128, device=run.device))
+
+
+def learning_rate(run: Run, student: PreTrainedModel, before: PreTrainedModel) -> float:
+    """As the spec asks, else by what `student` has lost since it was `before`."""
+    asked = _recovery(run).learning_rate
+    if asked is not None:
+        return asked
+    macs = [
+        anatomy.macs(anatomy.full_shape(), run.length()) for anatomy in map(anatomy_of, (student, before))
+    ]
+    return recovery_learning_rate(student, removed=1.0 - macs[0] / macs[1])
+
+
+def _distil_options(run: Run, rate: float, max_seconds: float) -> DistilOptions:
+    asked = _recovery(run)
+    return DistilOptions(
+        epochs=asked.epochs,
+        learning_rate=rate,
+        batch_size=asked.batch_size,
+        metric=run.spec.metric,
+        max_seconds=max_seconds,
+        seed=run.spec.seed,
+        # Disturbed copies may not deserve their labels any more.
+        hard=DistilOptions.hard if run.lessons is run.train else 0.0,
+    )
 
 
 def _recovery(run: Run) -> TrainingOptions:
     return TrainingOptions() if run.spec.recovery == "off" else run.spec.recovery
-
-
-def _hard(run: Run) -> float:
-    """Weight of the labels: none among disturbed copies, which may not deserve theirs any more."""
-    return DistilOptions.hard if run.lessons is run.train else 0.0

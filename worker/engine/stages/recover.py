@@ -25,11 +25,10 @@ from worker.engine.measure.latency import compare
 from worker.engine.measure.verdict import Measured, evaluate_constraints
 from worker.engine.run import Run
 from worker.engine.stages.baseline import dense_files, dense_logits, quantization
-from worker.engine.stages.fitting import distilled, recovery_options
+from worker.engine.stages.fitting import learning_rate, recovered, recovery_options
 from worker.engine.stages.problem import MARGIN, cost_model, dense_reference, search_problem
 from worker.engine.strategies.goal import Goal
 from worker.engine.strategies.narrowing import narrow
-from worker.engine.tasks import evaluate
 from worker.engine.workspace import read_json, write_json
 
 MAX_RUNGS = 6
@@ -159,21 +158,14 @@ class _Climb:
         student = sliced(before, anatomy_of(before).shape(recipe))
         if run.spec.recovery == "off" or run.shape(recipe) == run.anatomy.full_shape():
             return student, recipe
-        untrained = self._judged(student)
-        weights = {name: value.clone() for name, value in student.state_dict().items()}
         measuring = self.rungs[-1].measuring_seconds if self.rungs else MEASURING_SECONDS
-        options = recovery_options(run, reserve=RESERVE_SECONDS + measuring)
-        fitted = distilled(run, student, options, stage="recover")
-        if self._judged(student) < untrained:
-            student.load_state_dict(weights)
+        rate = learning_rate(run, student, before)
+        options = recovery_options(run, rate, reserve=RESERVE_SECONDS + measuring)
+        _, fitted = recovered(run, student, options, stage="recover")
+        if fitted is None:
             return student, recipe
         step = Recover(epochs=fitted.epochs, learning_rate=fitted.learning_rate, seed=run.spec.seed)
         return student, recipe.then(step)
-
-    def _judged(self, model: PreTrainedModel) -> tuple[float, float]:
-        run = self.run
-        evaluation = evaluate(model, run.selection, run.task, batch_size=128, device=run.device)
-        return evaluation.metrics[run.spec.metric], -evaluation.loss
 
     def _forms(self, recipe: Recipe) -> dict[str, Recipe]:
         """How the rung may be delivered. With accuracy focus quantization has to earn its place."""

@@ -8,12 +8,11 @@ from typing import Any
 from models.spec import Recipe
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.run import Run
-from worker.engine.stages.fitting import distilled, trial_options
-from worker.engine.stages.problem import MARGIN, dense_reference, judgement, search_problem
+from worker.engine.stages.fitting import learning_rate, recovered, trial_options
+from worker.engine.stages.problem import MARGIN, dense_reference, search_problem
 from worker.engine.strategies import STRATEGIES
 from worker.engine.strategies.base import Judgement
 from worker.engine.strategies.goal import Goal
-from worker.engine.tasks import evaluate
 from worker.engine.workspace import read_json, write_json
 
 DOUBT = 0.2  # predicted costs past a bound by more than this part are taken as proof
@@ -55,10 +54,10 @@ def trial_of(run: Run) -> Callable[[Recipe], Judgement]:
     """A short distillation of a recipe's model from the dense one, judged on the selection split."""
 
     def trial(recipe: Recipe) -> Judgement:
-        student = sliced(run.anatomy.model, run.shape(recipe))
-        distilled(run, student, trial_options(run), stage="search")
-        rows = run.selection
-        return judgement(run, evaluate(student, rows, run.task, batch_size=128, device=run.device))
+        dense = run.anatomy.model
+        student = sliced(dense, run.shape(recipe))
+        options = trial_options(run, learning_rate(run, student, dense))
+        return recovered(run, student, options, stage="search")[0]
 
     return trial
 

@@ -1,7 +1,7 @@
 """Fine-tuning the dense model, and recovering the approximated one by distillation."""
 
 from worker.engine.training.augmentation import augmented
-from worker.engine.training.distil import TeacherCache, distil, matched_layers
+from worker.engine.training.distil import TeacherCache, distil, matched_layers, recovery_learning_rate
 from worker.engine.training.fine_tune import fine_tune
 from worker.engine.training.options import DistilOptions, EpochRecord, FitOptions, FitResult
 
@@ -15,4 +15,5 @@ __all__ = [
     "distil",
     "fine_tune",
     "matched_layers",
+    "recovery_learning_rate",
 ]

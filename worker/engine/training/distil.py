@@ -21,7 +21,8 @@ from worker.engine.training.options import DistilOptions, FitResult
 
 EXAMPLES = 120_000
 EPOCHS = (4, 60)
-# A student is smaller and has lost its balance: it takes, and needs, larger steps than fine-tuning.
+# Of the fine-tuning rate, for a student that lost half of its computation or more: it has lost its
+# balance, and takes, and needs, larger steps. One that lost little is only disturbed by them.
 LEARNING_RATE_FACTOR = 5.0
 CACHE_BYTES = 1 << 30
 
@@ -107,11 +108,17 @@ def distil(
         reporter,
         stage,
         epochs=options.epochs or default_epochs(len(train), EXAMPLES, EPOCHS),
-        learning_rate=options.learning_rate or LEARNING_RATE_FACTOR * default_learning_rate(student),
+        learning_rate=options.learning_rate or recovery_learning_rate(student),
         loss_of=loss,
         dropout=False,
         message="distilling from the dense model",
     ).run()
+
+
+def recovery_learning_rate(student: PreTrainedModel, removed: float = 1.0) -> float:
+    """By the part of the computation that was removed since `student` was last trained, 0 to 1."""
+    factor = 1.0 + (LEARNING_RATE_FACTOR - 1.0) * min(1.0, removed / 0.5)
+    return factor * default_learning_rate(student)
 
 
 def matched_layers(student: PreTrainedModel) -> list[int]:
