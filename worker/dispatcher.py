@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 
 import structlog
@@ -13,9 +12,9 @@ from sqlalchemy.exc import DBAPIError
 
 from models import lifecycle
 from models.database import Database
-from models.logs import configure
 from models.settings import Settings
 from worker.celery_app import send_hint, waiting_hints
+from worker.process import run_until_told
 
 log = structlog.get_logger(__name__)
 
@@ -51,14 +50,5 @@ def run_forever(stop: threading.Event, settings: Settings) -> None:
         database.close()
 
 
-def main() -> None:
-    """Run until SIGTERM or SIGINT."""
-    configure()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    run_forever(stop, Settings())
-
-
 if __name__ == "__main__":
-    main()
+    run_until_told(run_forever)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 
 import structlog
@@ -16,11 +15,11 @@ from models import lifecycle
 from models.database import Database, after
 from models.job import TERMINAL
 from models.lifecycle import Requeued
-from models.logs import configure
 from models.settings import Settings
 from models.store import Store, StoreError, open_store
 from models.tables import Checkpoint, IdempotencyKey, Job
 from worker.checkpoints import checkpoint_folder
+from worker.process import run_until_told
 
 log = structlog.get_logger(__name__)
 
@@ -78,14 +77,5 @@ def run_forever(stop: threading.Event, settings: Settings) -> None:
         database.close()
 
 
-def main() -> None:
-    """Run until SIGTERM or SIGINT."""
-    configure()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    run_forever(stop, Settings())
-
-
 if __name__ == "__main__":
-    main()
+    run_until_told(run_forever)

@@ -12,6 +12,7 @@ from models.spec.constraints import (
 from models.spec.job import (
     APPROXIMATIONS,
     ApproximationName,
+    BaselineOptions,
     ExportName,
     JobSpec,
     MetricName,
@@ -48,6 +49,7 @@ __all__ = [
     "APPROXIMATIONS",
     "AccuracyConstraint",
     "ApproximationName",
+    "BaselineOptions",
     "Budget",
     "Candidate",
     "CandidateMeasurements",

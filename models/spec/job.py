@@ -28,11 +28,18 @@ APPROXIMATIONS: tuple[ApproximationName, ...] = get_args(ApproximationName)
 
 
 class TrainingOptions(Document):
-    """Fine-tuning of the base model, and recovery of the approximated one."""
+    """How a model is trained: the approximated one in recovery, and the dense one before."""
 
     epochs: int | None = Field(None, ge=1, le=1000, description="At most; default by data size.")
-    learning_rate: float | None = Field(None, gt=0.0, lt=1.0)
+    learning_rate: float | None = Field(
+        None, gt=0.0, lt=1.0, description="Peak; default by the model's width and what it has lost."
+    )
     batch_size: int = Field(32, ge=1, le=4096)
+
+
+class BaselineOptions(TrainingOptions):
+    """Fine-tuning of the base model, and how the task's texts are cut."""
+
     max_length: int = Field(128, ge=4, le=8192, description="Longer examples are cut, in tokens.")
 
 
@@ -55,7 +62,7 @@ class JobSpec(Document):
         None,
         description="Train the base on the task first; default: only if it has no trained head for it.",
     )
-    baseline: TrainingOptions = TrainingOptions()
+    baseline: BaselineOptions = BaselineOptions()
     recovery: TrainingOptions | Literal["off"] = Field(
         TrainingOptions(), description="Distillation after approximation; `off` for retraining-free."
     )

@@ -74,6 +74,22 @@ class ArtifactList(BaseModel):
     object: str
 
 
+class BaselineOptions(BaseModel):
+    """
+    Fine-tuning of the base model, and how the task's texts are cut.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    batch_size: int | None = 32
+    epochs: Annotated[int | None, Field(description="At most; default by data size.")] = None
+    learning_rate: Annotated[
+        float | None, Field(description="Peak; default by the model's width and what it has lost.")
+    ] = None
+    max_length: Annotated[int | None, Field(description="Longer examples are cut, in tokens.")] = 128
+
+
 class Budget(BaseModel):
     """
     What a job may spend. The search ends with the best so far when one is used up.
@@ -496,7 +512,7 @@ class Target(BaseModel):
 
 class TrainingOptions(BaseModel):
     """
-    Fine-tuning of the base model, and recovery of the approximated one.
+    How a model is trained: the approximated one in recovery, and the dense one before.
     """
 
     model_config = ConfigDict(
@@ -504,8 +520,9 @@ class TrainingOptions(BaseModel):
     )
     batch_size: int | None = 32
     epochs: Annotated[int | None, Field(description="At most; default by data size.")] = None
-    learning_rate: float | None = None
-    max_length: Annotated[int | None, Field(description="Longer examples are cut, in tokens.")] = 128
+    learning_rate: Annotated[
+        float | None, Field(description="Peak; default by the model's width and what it has lost.")
+    ] = None
 
 
 class UploadKinds(BaseModel):
@@ -598,7 +615,7 @@ class JobSpec(BaseModel):
         list[str] | None, Field(description="What may be done to the model; default: all.")
     ] = None
     base_model: ModelSource
-    baseline: TrainingOptions | None = None
+    baseline: BaselineOptions | None = None
     budget: Budget | None = None
     constraints: Constraints | None = None
     dataset: DatasetSource
