@@ -38,11 +38,14 @@ DATA_OPTIONS = {
 def main() -> int:
     """Run the jobs asked for; exit 1 if one of them did not meet its constraints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("tasks", nargs="*", default=list(DATA_OPTIONS), choices=[*DATA_OPTIONS, []])
+    parser.add_argument("tasks", nargs="*", help=f"of {', '.join(DATA_OPTIONS)}; default: all")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for task in arguments.tasks:
+    tasks = arguments.tasks or list(DATA_OPTIONS)
+    if unknown := set(tasks) - set(DATA_OPTIONS):
+        parser.error(f"no such task: {', '.join(sorted(unknown))}")
+    for task in tasks:
         results[task] = measured(task, arguments.seed)
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
