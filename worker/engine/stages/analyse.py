@@ -9,11 +9,13 @@ from typing import Any
 from worker.engine.measure.latency_table import Dimensions, LatencyTable
 from worker.engine.measure.table_measure import latency_table
 from worker.engine.run import Run
+from worker.engine.significance.prefix import PrefixReplay
 from worker.engine.significance.report import significance_report
 from worker.engine.stages.baseline import dense_files
-from worker.engine.stages.problem import WEIGHED_ROWS, search_problem
-from worker.engine.strategies.goal import Goal
+from worker.engine.stages.problem import cost_model, fisher, sample
 from worker.engine.workspace import write_json
+
+WEIGHED_ROWS = 256  # of the selection split, for the loss change of every single element
 
 
 def analyse(run: Run) -> dict[str, Any]:
@@ -23,17 +25,17 @@ def analyse(run: Run) -> dict[str, Any]:
     if not table_file.exists():
         write_json(table_file, _latency_table(run).to_json())
 
-    def tell(message: str, step: int, total: int | None) -> None:
-        run.progress("analyse", step, total, message)
+    def told(done: int, total: int) -> None:
+        run.progress("analyse", done, total, "weighing elements")
 
-    problem = search_problem(run, run.anatomy, Goal(), rows=WEIGHED_ROWS, tell=tell)
+    rows = sample(run.selection, WEIGHED_ROWS, run.spec.seed)
     report = significance_report(
         run.anatomy,
-        lambda shape: problem.judge(shape).losses,
-        problem.fisher(run.anatomy.full_shape()),
-        problem.costs,
+        PrefixReplay(run.anatomy, rows, run.task, run.device, precision="fast").losses,
+        fisher(run, run.anatomy, run.anatomy.full_shape()),
+        cost_model(run),
         length=run.length(),
-        told=lambda done, total: tell("weighing elements", done, total),
+        told=told,
     )
     write_json(folder / "significance.json", report)
     return {"elements": len(report["elements"]), "rank_agreement": report["rank_agreement"]}
@@ -50,7 +52,7 @@ def _latency_table(run: Run) -> LatencyTable:
         delivered=whole,
         quantized=run.quantizes,
         cache=_cache_folder(),
-        seconds_per_stack=run.timing_seconds / 8,
+        seconds_per_stack=run.timing_seconds / 16,
         on_step=lambda step, total: run.progress("analyse", step, total, "measuring the latency table"),
     )
 

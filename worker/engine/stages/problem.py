@@ -18,7 +18,6 @@ from worker.engine.workspace import read_json
 
 FISHER_ROWS = 512
 JUDGED_ROWS = 512  # of the selection split, while shapes are compared; acceptance uses all of it
-WEIGHED_ROWS = 256  # of the selection split, for the loss change of every single element
 MARGIN = 0.05  # predicted costs must beat the bounds by this part: the table errs by about as much
 
 
@@ -51,13 +50,12 @@ def search_problem(
     anatomy: Anatomy,
     goal: Goal,
     *,
-    rows: int = JUDGED_ROWS,
     trial: Callable[[Recipe], Judgement] | None = None,
     tell: Callable[[str, int, int | None], None],
 ) -> SearchProblem:
     """The problem for the model of `anatomy`, dense or recovered. Looks at no holdout row."""
     exact = run.spec.focus == "accuracy"
-    judged = run.selection if exact else sample(run.selection, rows, run.spec.seed)
+    judged = run.selection if exact else sample(run.selection, JUDGED_ROWS, run.spec.seed)
 
     def judge(shape: Shape) -> Judgement:
         run.reporter.check()
