@@ -62,7 +62,7 @@ openapi: setup ## Write docs/openapi.json from the code
 sdk-types: setup ## Generate the client's types from docs/openapi.json
 	@$(BIN)/python sdk/generate_types.py
 
-bench-main: setup ## Measure the main job on four data sets; results in bench/results/main.json
+bench-main: setup ## Measure the main job on three data sets; results in bench/results/main.json
 	@$(BIN)/python -m bench.main
 
 clean: ## Remove the virtual environment, caches and everything under out
