@@ -16,7 +16,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from models.spec import Candidate, CandidateMeasurements, Quantize, Recipe, Recover
-from worker.engine.anatomy import anatomy_of
+from worker.engine.anatomy import Shape, anatomy_of
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.delivery import Delivered, deliver
 from worker.engine.export.safetensors import load_folder, save_folder
@@ -65,6 +65,11 @@ class Rung:
         """Whether the accuracy constraints hold."""
         return not any(name.startswith("accuracy.") for name in self.violations)
 
+    @property
+    def too_costly(self) -> bool:
+        """Whether a speed or size constraint is missed."""
+        return any(not name.startswith("accuracy.") for name in self.violations)
+
 
 def recover(run: Run) -> dict[str, Any]:
     """Climb rung by rung; answers the best one and what to export."""
@@ -94,16 +99,12 @@ class _Climb:
         last = self.rungs[-1]
         if not self._may_go_on(last):
             return None
-        if not last.accurate:
-            # Training further is the one remedy left, and it is tried once.
-            return last.recipe if len(self.rungs) == 1 and self.run.spec.recovery != "off" else None
-        goal = self._next_goal(last)
-        if goal is None:
-            return None
-        student = load_folder(self.folder / f"rung-{last.number}" / "model")
-        problem = search_problem(self.run, anatomy_of(student), goal, tell=self._tell)
-        steps = [recipe for recipe, _ in narrow(problem, last.recipe)]
-        return steps[-1] if steps else None
+        if last.accurate or last.too_costly:
+            return self._narrowed(last)
+        # Training further is the one remedy left for accuracy, and it is tried once for a structure.
+        tried = [self._structure(rung) for rung in self.rungs].count(self._structure(last))
+        nothing_yet = all(rung.violations for rung in self.rungs)
+        return last.recipe if tried == 1 and nothing_yet and self.run.spec.recovery != "off" else None
 
     def take(self, recipe: Recipe) -> None:
         """Train, deliver and measure one more rung."""
@@ -127,6 +128,19 @@ class _Climb:
         """Of the rungs that hold all constraints the one furthest in the focus; else the nearest miss."""
         return max(self.rungs, key=self._preference)
 
+    def _narrowed(self, last: Rung) -> Recipe | None:
+        """The recipe narrowed to the next goal, or None when there is none or nothing is left to remove."""
+        goal = self._next_goal(last)
+        if goal is None:
+            return None
+        student = load_folder(self.folder / f"rung-{last.number}" / "model")
+        problem = search_problem(self.run, anatomy_of(student), goal, tell=self._tell)
+        steps = [recipe for recipe, _ in narrow(problem, last.recipe)]
+        return steps[-1] if steps else None
+
+    def _structure(self, rung: Rung) -> Shape:
+        return self.run.shape(rung.recipe)
+
     def _may_go_on(self, last: Rung) -> bool:
         training = LEAST_TRAINING * self.rungs[0].training_seconds
         left = self.run.stopwatch.left - RESERVE_SECONDS
@@ -137,7 +151,7 @@ class _Climb:
         run, spec = self.run, self.run.spec
         goal = Goal.of(spec.constraints, dense_reference(run), margin=MARGIN)
         predicted = cost_model(run)(run.shape(last.recipe))
-        if last.violations:
+        if last.too_costly:
             # The table was wrong by this factor: ask it for as much less.
             error = max(1.0, last.ms / predicted.ms), max(1.0, last.size_bytes / predicted.bytes)
             return Goal(

@@ -16,7 +16,7 @@ from worker.engine.significance.elements import (
 from worker.engine.significance.fisher import FisherInformation
 from worker.engine.strategies.base import Judgement, SearchProblem
 
-ROUNDS = 8  # significance is estimated anew about this often on the way to the bounds
+ROUNDS = 6  # significance is estimated anew about this often on the way to the bounds
 NARROWEST = 0.25  # of the heads and channels of each layer: what `narrowest` keeps
 
 
