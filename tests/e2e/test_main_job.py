@@ -35,7 +35,7 @@ def spec(inputs: Path) -> dict[str, Any]:
         "focus": "size",
         "baseline": {"epochs": 2},
         "recovery": {"epochs": 1},
-        "budget": {"max_minutes": 2, "max_candidates": 6},
+        "budget": {"max_minutes": 1, "max_candidates": 6},
     }
 
 

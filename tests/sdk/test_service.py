@@ -118,7 +118,9 @@ def test_local_files_are_uploaded_for_a_spec(client: Client, service: Service, t
         app, ["--server", service.url, "submit", str(tmp_path / "job.yaml"), "--upload", "--json"]
     )
     assert found.exit_code == 0, found.output
-    created = json.loads(found.stdout.splitlines()[-1])  # the server's log goes there too
+    # The log of the server, which is a thread of this test, goes there too.
+    (answer,) = [line for line in found.stdout.splitlines() if line.startswith("{")]
+    created = json.loads(answer)
     spec = client.job(created["id"]).spec
     assert str(spec.base_model.upload).startswith("upl_")
     assert str(spec.dataset.upload).startswith("upl_")
