@@ -55,11 +55,12 @@ def test_the_weights_are_shares_of_all_stages() -> None:
 def test_the_time_left_follows_the_rate(clock: Clock) -> None:
     gauge = Gauge(clock)
     assert gauge.document("prepare", 0, None, "")["eta_seconds"] is None
-    clock.now += 27
+    done = WEIGHTS["prepare"] + WEIGHTS["baseline"]
+    clock.now += 100 * done
     document = gauge.document("baseline", 10, 10, "trained")
-    assert document["fraction"] == pytest.approx(0.27)
-    assert document["eta_seconds"] == pytest.approx(73)
-    assert gauge.document("baseline", 5, 10, "")["fraction"] == pytest.approx(0.27)
+    assert document["fraction"] == pytest.approx(done)
+    assert document["eta_seconds"] == pytest.approx(100 * (1 - done), abs=0.1)
+    assert gauge.document("baseline", 5, 10, "")["fraction"] == pytest.approx(done)
 
 
 def test_progress_is_thinned_but_every_stage_is_told(
