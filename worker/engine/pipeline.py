@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.spec import Certificate, JobSpec
+from worker.engine.memory import give_back
 from worker.engine.reporting import STAGES, Reporter, Stage
 from worker.engine.run import Run
 from worker.engine.stages.analyse import analyse
@@ -66,6 +67,7 @@ def run(spec: JobSpec, workdir: Path, reporter: Reporter) -> RunResult:
         if job.workspace.result(stage) is None:
             reporter.progress(stage, 0, None, "started")
             job.workspace.finish(stage, RUNNERS[stage](job))
+            give_back()
             job.stopwatch.save()
         reporter.progress(stage, 1, 1, "finished")
     return _result(job)

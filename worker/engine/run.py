@@ -21,6 +21,7 @@ from worker.engine.workspace import Stopwatch, Workspace
 
 LESSONS = 60_000  # rows, up to which disturbed copies are made
 MOST_COPIES = 3  # of each training row
+HIDDEN_STATES_BYTES = 256 << 20  # of the dense model's, kept for recovery: those of the last layers
 
 
 class Run:
@@ -98,9 +99,13 @@ class Run:
     @cached_property
     def teacher(self) -> TeacherCache:
         """What the dense model answers on the lessons, computed once a process."""
-        layers = range(self.anatomy.layers)
         return TeacherCache.of(
-            self.anatomy.model, self.lessons, layers, device=self.device, reporter=self.reporter
+            self.anatomy.model,
+            self.lessons,
+            range(self.anatomy.layers),
+            device=self.device,
+            reporter=self.reporter,
+            max_bytes=HIDDEN_STATES_BYTES,
         )
 
     def shape(self, recipe: Recipe) -> Shape:

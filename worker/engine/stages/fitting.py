@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from models.spec import TrainingOptions
 from worker.engine.anatomy import anatomy_of
+from worker.engine.memory import give_back
 from worker.engine.reporting import Stage
 from worker.engine.run import Run
 from worker.engine.stages.problem import judgement
@@ -72,6 +73,7 @@ def recovered(
         reporter=run.reporter,
         stage=stage,
     )
+    give_back()
     trained = judged(run, student)
     if (trained.metric, -trained.loss) >= (untrained.metric, -untrained.loss):
         return trained, fitted
