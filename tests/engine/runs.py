@@ -32,7 +32,8 @@ def tiny_spec(sources: dict[str, Any], **changes: Any) -> JobSpec:
     """A job of about twenty seconds that any model can pass."""
     document: dict[str, Any] = {
         **sources,
-        "constraints": {"accuracy": {"max_relative_drop": 0.9}, "size": {"min_reduction": 3.4}},
+        # No accuracy bound: with one, recovery pushes on for as long as time is left.
+        "constraints": {"size": {"min_reduction": 3.4}},
         "focus": "size",
         "baseline": {"epochs": 2, "learning_rate": 0.003},
         "recovery": {"epochs": 1},
