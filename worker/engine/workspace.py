@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from worker.engine.errors import DiskFull, EngineError
+from worker.engine.errors import EngineError
+from worker.engine.prepare.disk import disk_room
 from worker.engine.reporting import STAGES, Stage
 
 
@@ -27,7 +25,7 @@ class Workspace:
 
     def __init__(self, root: Path, spec_digest: str) -> None:
         self.root = root
-        with writing():
+        with disk_room("the run's files"):
             root.mkdir(parents=True, exist_ok=True)
             marker = root / "run.json"
             known = read_json(marker)
@@ -42,7 +40,7 @@ class Workspace:
     def folder(self, stage: Stage) -> Path:
         """The stage's folder, made if need be."""
         folder = self.root / stage
-        with writing():
+        with disk_room("the run's files"):
             folder.mkdir(exist_ok=True)
         return folder
 
@@ -99,24 +97,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a file as a whole: a reader sees the old or the new, never half of one."""
-    with writing():
+    with disk_room("the run's files"):
         partial = path.with_name(f".{path.name}.part")
         with partial.open("w", encoding="utf-8") as file:
             json.dump(value, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-
-
-@contextmanager
-def writing() -> Iterator[None]:
-    """Turn a full disk into an error that a user understands."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                "the worker's disk is full",
-                remedy="free space in the worker's data folder, then submit the job again",
-            ) from error
-        raise
