@@ -16,7 +16,8 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check \
 PACKAGES := app worker models migrations
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup demo test test-all check format openapi sdk-types bench-main clean
+.PHONY: help setup demo test test-all faults fuzz check check-deploy check-image format openapi sdk-types \
+	bench-main bench-service bench-flat clean
 
 help: ## List the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,13 +45,32 @@ test: setup ## Run the tests that every change must pass
 test-all: setup ## Run every test, the slow ones too
 	@$(PYTEST) -q
 
-check: setup ## Lint, types, import contracts, OpenAPI snapshot, migrations
+faults: setup ## Kill, stop, cut and fill up: the fault suite on SQLite, and on Postgres where it is installed
+	@$(PYTEST) -q -m "not gpu" tests/faults tests/models/test_lifecycle_machine.py
+
+FUZZ_EXAMPLES ?= 5000
+
+fuzz: setup ## Send spoiled requests, specs, archives and data; says how many
+	@AXFORGE_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTEST) -q tests/fuzz
+
+check: setup ## Lint, types, import contracts, OpenAPI snapshot, settings, migrations
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(PACKAGES) sdk/src/axforge
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m app.openapi --check
+	@$(BIN)/python -m app.configuration --check
 	@$(BIN)/python -m migrations.check
+
+check-deploy: setup ## Lint and validate Dockerfile, compose file and Kubernetes manifests; says what it skips
+	@$(PIP_INSTALL) --editable '.[deploy]'
+	@$(PYTEST) -q -rs tests/deploy
+
+check-image: setup ## Do the images' install steps without Docker and run what they install
+	@$(PIP_INSTALL) --editable '.[deploy]'
+	@for target in api worker-cpu; do \
+		$(BIN)/python -m deploy.check_image $$target $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)); \
+	done
 
 format: setup ## Format the code and apply safe lint fixes
 	@$(BIN)/ruff check --fix-only .
@@ -64,6 +84,11 @@ sdk-types: setup ## Generate the client's types from docs/openapi.json
 
 bench-main: setup ## Measure the main job on three data sets; results in bench/results/main.json
 	@$(BIN)/python -m bench.main
+
+bench-service: setup ## Measure the API: throughput, streams, recovery, large files; results in bench/results/service.json
+	@$(BIN)/python -m bench.service
+bench-flat: setup ## Measure claims and lists at 1,000 and 1,000,000 jobs; part of bench/results/service.json
+	@$(BIN)/python -m bench.flat
 
 clean: ## Remove the virtual environment, caches and everything under out
 	@rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

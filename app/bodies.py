@@ -1,19 +1,28 @@
-"""Reading a request's body within limits, and JSON or YAML out of it."""
+"""Reading a request's body within limits, JSON or YAML out of it, and what that should be."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from app.problems import MalformedBody, TooLarge, UnsupportedMediaType
+from app.pointers import body_problems
+from app.problems import InvalidRequest, MalformedBody, TooLarge, UnsupportedMediaType
 
+Model = TypeVar("Model", bound=BaseModel)
 JSON_TYPES = ("application/json",)
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
+
+
+def announced_length(request: Request) -> int | None:
+    """What the client says of the body's length, if it is a length."""
+    told = request.headers.get("content-length", "")
+    return int(told) if told.isascii() and told.isdigit() and len(told) < 20 else None
 
 
 async def bounded_chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
@@ -23,8 +32,7 @@ async def bounded_chunks(request: Request, max_bytes: int) -> AsyncIterator[byte
         TooLarge: it is longer than `max_bytes`, or says that it will be.
         MalformedBody: the client went away before its end.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
+    if (announced_length(request) or 0) > max_bytes:
         raise _too_large(max_bytes)
     received = 0
     try:
@@ -56,6 +64,23 @@ async def read_document(request: Request, max_bytes: int) -> Any:
         )
     raw = b"".join([chunk async for chunk in bounded_chunks(request, max_bytes)])
     return parse_json(raw) if media_type in JSON_TYPES else parse_yaml(raw)
+
+
+def validated(model: type[Model], document: Any) -> Model:
+    """The document as `model`.
+
+    Raises:
+        InvalidRequest: with a pointer to every field that is wrong.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        problems = body_problems(error, model, document)
+        more = f" ({len(problems)} fields are wrong)" if len(problems) > 1 else ""
+        where = f"{problems[0].pointer}: " if problems[0].pointer else ""
+        raise InvalidRequest(
+            f"{where}{problems[0].detail}{more}", remedy=problems[0].remedy, errors=problems
+        ) from error
 
 
 def parse_json(raw: bytes) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import signal
 import socket
 import sys
@@ -12,14 +11,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
+import structlog
 import typer
 import uvicorn
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 
+from app.auth import is_loopback
+from app.keys import repository
 from app.main import create_app
-from app.settings import ApiSettings
+from app.settings import ApiSettings, Auth
+from models.database import Database
 from models.logs import configure
 from models.settings import Settings
 from worker.embedded import FolderInUse, stack
+
+log = structlog.get_logger(__name__)
 
 GRACE_SECONDS = 10
 BACKLOG = 128
@@ -38,7 +45,7 @@ def serve(
         typer.Option("--data-dir", help="Folder of all local state; default: AXFORGE_DATA_DIR or ./data."),
     ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Let --embedded listen on an address that others reach.")
+        bool, typer.Option("--insecure", help="Without API keys, serve everybody who reaches the address.")
     ] = False,
 ) -> None:
     """Serve the HTTP API until SIGTERM or SIGINT.
@@ -46,20 +53,24 @@ def serve(
     Without --embedded the database, broker and store are those of the environment (AXFORGE_DATABASE_URL,
     AXFORGE_BROKER_URL, AXFORGE_STORE_URL), and workers run elsewhere.
     """
-    if embedded and not insecure and not _is_loopback(host):
-        _refuse(
-            f"--embedded on {host} lets everybody who reaches it run jobs and read files of this machine: "
-            "there are no API keys yet. Listen on 127.0.0.1, or say --insecure."
-        )
-    configure()
     settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
+    api = ApiSettings()
+    if insecure and api.auth is Auth.AUTO:
+        api = api.model_copy(update={"auth": Auth.OPEN})
+    if not is_loopback(host) and api.auth is Auth.AUTO and not _has_keys(settings):
+        _refuse(
+            f"On {host} everybody who reaches this service could run jobs: there are no API keys yet. "
+            "Create one (axforge keys create), or set AXFORGE_API_AUTH=required and create one later, "
+            "or listen on 127.0.0.1, or say --insecure."
+        )
+    configure("api", settings.log_level)
     with _listening(host, port) as listener, _orderly_end():
         if not embedded:
-            _run(settings, listener)
+            _run(settings, api, listener)
             return
         try:
             with stack(settings.data_dir, settings) as filled_in:
-                _run(filled_in, listener)
+                _run(filled_in, api, listener)
         except FolderInUse:
             _refuse(f"Another embedded server works in {settings.data_dir}; give another --data-dir.")
 
@@ -72,9 +83,9 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _run(settings: Settings, listener: socket.socket) -> None:
+def _run(settings: Settings, api: ApiSettings, listener: socket.socket) -> None:
     config = uvicorn.Config(
-        create_app(settings, ApiSettings()),
+        create_app(settings, api),
         log_config=None,
         access_log=False,
         proxy_headers=False,
@@ -94,8 +105,11 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     except OSError as error:
         _refuse(f"Cannot listen on {host} port {port}: {error.strerror}.")
     with listener:
+        # Connections inherit it. asyncio sets it for listeners of its own only, and without it every
+        # answer on a kept connection waits for the client's delayed acknowledgement, some 40 ms.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         address = f"[{host}]" if ":" in host else host
-        typer.echo(f"axforge listens on http://{address}:{listener.getsockname()[1]}", err=True)
+        log.info("listening", url=f"http://{address}:{listener.getsockname()[1]}")
         yield listener
 
 
@@ -117,13 +131,20 @@ def _orderly_end() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
+def _has_keys(settings: Settings) -> bool:
+    """Whether a key was ever created; of a database that cannot tell, it is not assumed."""
+    url = make_url(settings.database)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         return False
+    database = Database(settings.database)
+    try:
+        with database.session() as session:
+            return repository.any_exists(session)
+    except DBAPIError as error:
+        typer.echo(f"Whether there are API keys is not known: {type(error.orig).__name__}.", err=True)
+        return False
+    finally:
+        database.close()
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -1,18 +1,26 @@
-"""What the endpoints work with, made once when the application starts, and given by dependency."""
+"""What the endpoints work with, made once when the application starts, and given by dependency.
+
+Dependencies that only look something up are coroutines: FastAPI runs plain functions in a thread
+of their own, and each such hop costs a request more than the look itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import anyio
 from fastapi import Depends, Request
 
+from app.auth import CurrentCaller, Door
+from app.bounded import Threads
+from app.events.look import Look
+from app.events.sharing import SharedReads
 from app.jobs.watch import JobWatcher
+from app.rates import RateLimits
 from app.settings import ApiSettings
 from models.database import Database
-from models.job import DEFAULT_TENANT
 from models.settings import Settings
 from models.store import Store
 
@@ -26,20 +34,24 @@ class Context:
     database: Database
     store: Store
     watcher: JobWatcher
-    send_hint: Callable[[], bool]
+    looks: SharedReads[Look]
+    door: Door
+    send_hint: Callable[[], None]
     uploading: anyio.CapacityLimiter
+    rates: RateLimits
+    probing: dict[str, Threads] = field(default_factory=dict)
 
 
-def context_of(request: Request) -> Context:
+async def context_of(request: Request) -> Context:
     """The context of the application that serves `request`."""
     context = request.app.state.context
     assert isinstance(context, Context)
     return context
 
 
-def tenant_of() -> str:
+async def tenant_of(caller: CurrentCaller) -> str:
     """Whose things a request sees. Everything is asked and written under this name."""
-    return DEFAULT_TENANT
+    return caller.tenant
 
 
 Service = Annotated[Context, Depends(context_of)]

@@ -9,30 +9,55 @@ from functools import partial
 
 import anyio
 from fastapi import Depends, FastAPI
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 
 from app import problems
 from app.artifacts.endpoints import router as artifacts
+from app.audit.endpoints import router as audit
+from app.auth import Door
 from app.candidates.endpoints import router as candidates
 from app.capabilities.endpoints import router as capabilities
 from app.context import Context
 from app.events.endpoints import router as events
+from app.events.sharing import SharedReads
 from app.health.endpoints import router as health
+from app.hints import HintSender
 from app.jobs import repository
 from app.jobs.endpoints import router as jobs
 from app.jobs.watch import JobState, JobWatcher
+from app.keys.endpoints import router as keys
+from app.metrics.endpoints import router as metrics_router
+from app.metrics.service import Metrics
 from app.middleware import RequestMiddleware
 from app.openapi import describe
-from app.parameters import refuse_unknown
+from app.parameters import bind_job, refuse_unknown
+from app.quotas.endpoints import router as quota
+from app.rates import RateLimits
 from app.settings import ApiSettings
 from app.uploads.endpoints import router as uploads
 from app.version import VERSION
+from app.webhooks.endpoints import router as webhooks
+from models import telemetry
 from models.database import Database
 from models.settings import Settings
 from models.store import open_store
 from worker.celery_app import send_hint
 
-ROUTERS = (jobs, events, candidates, artifacts, uploads, capabilities, health)
+ROUTERS = (
+    jobs,
+    events,
+    candidates,
+    artifacts,
+    uploads,
+    webhooks,
+    quota,
+    keys,
+    audit,
+    capabilities,
+    health,
+    metrics_router,
+)
 
 
 def create_app(settings: Settings | None = None, api: ApiSettings | None = None) -> FastAPI:
@@ -40,18 +65,20 @@ def create_app(settings: Settings | None = None, api: ApiSettings | None = None)
 
     The database's tables must be there: `alembic upgrade head`, or the embedded server, makes them.
     """
+    metrics = Metrics()
     app = FastAPI(
         title="axforge",
         version=VERSION,
-        lifespan=_lifespan(settings or Settings(), api or ApiSettings()),
-        middleware=[Middleware(RequestMiddleware)],
+        lifespan=_lifespan(settings or Settings(), api or ApiSettings(), metrics),
+        middleware=[Middleware(RequestMiddleware, metrics=metrics.http)],
         separate_input_output_schemas=False,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         responses=problems.RESPONSES,
-        dependencies=[Depends(refuse_unknown)],
+        dependencies=[Depends(bind_job), Depends(refuse_unknown)],
     )
+    app.state.metrics = metrics
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)
@@ -59,27 +86,43 @@ def create_app(settings: Settings | None = None, api: ApiSettings | None = None)
     return app
 
 
-def _lifespan(settings: Settings, api: ApiSettings) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(
+    settings: Settings, api: ApiSettings, metrics: Metrics
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         database = Database(settings.database)
+        store = open_store(
+            settings.store,
+            spool=settings.data_dir / "spool",
+            public_endpoint=api.presign_endpoint,
+        )
+        await run_in_threadpool(store.drop_partial_writes)
+        rates = RateLimits(api, settings.broker)
         watcher = JobWatcher(partial(_states, database), interval=api.poll_seconds)
+        hints = HintSender(partial(send_hint, settings.broker))
         app.state.context = Context(
             settings=settings,
             api=api,
             database=database,
-            store=open_store(settings.store, spool=settings.data_dir / "spool"),
+            store=store,
             watcher=watcher,
-            send_hint=partial(send_hint, settings.broker),
+            looks=SharedReads(),
+            door=Door(database, api.auth),
+            send_hint=hints.hint,
             uploading=anyio.CapacityLimiter(api.upload_concurrency),
+            rates=rates,
         )
         looking = asyncio.create_task(watcher.run())
         try:
-            yield
+            with telemetry.exporting("api"), metrics.reading_from(database, settings.lease_seconds):
+                yield
         finally:
             watcher.close()
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
+            await rates.close()
+            await run_in_threadpool(hints.close)
             database.close()
 
     return lifespan

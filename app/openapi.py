@@ -13,7 +13,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from app.keys.schemas import NewApiKey
 from app.problems import MEDIA_TYPE, ProblemDocument
+from app.webhooks.schemas import NewWebhook, WebhookChange
 from models.spec import CandidateMeasurements, JobSpec, Recipe
 
 SNAPSHOT = Path(__file__).resolve().parent.parent / "docs" / "openapi.json"
@@ -21,6 +23,9 @@ REFERENCE = "#/components/schemas/{model}"
 DESCRIPTION = """\
 Give a transformer, a data set and your constraints; get a smaller, faster model, and a certificate \
 measured on the very files that you download.
+
+Send your API key as `Authorization: Bearer axf_...`; an operation's `security` names the scope that it \
+needs. Other tenants' things are answered with 404.
 
 Every error is an RFC 9457 problem with a stable `code`; `errors` points at the fields that are wrong.
 """
@@ -30,9 +35,15 @@ TAGS = [
     {"name": "candidates", "description": "What a job's search has measured."},
     {"name": "artifacts", "description": "The files that a job delivers."},
     {"name": "uploads", "description": "Models and data sets that you send."},
+    {"name": "webhooks", "description": "Your addresses that are told when a job ends."},
+    {"name": "quota", "description": "What you may have, and have."},
+    {"name": "keys", "description": "The API keys of your tenant."},
+    {"name": "audit", "description": "What was done in your tenant's name."},
     {"name": "capabilities", "description": "What this service can do."},
     {"name": "health", "description": "For those who run the service."},
 ]
+# Bodies that the operations read by themselves.
+SENT_DOCUMENTS = (JobSpec, NewApiKey, NewWebhook, WebhookChange)
 # Documents that are stored as JSON and shown as they are: their schema is that of the language.
 STORED_DOCUMENTS = {
     ("Job", "spec"): "JobSpec",
@@ -68,7 +79,7 @@ def build(app: FastAPI) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    for name, schema in _schemas_of(JobSpec, Recipe, CandidateMeasurements, ProblemDocument).items():
+    for name, schema in _schemas_of(*SENT_DOCUMENTS, Recipe, CandidateMeasurements, ProblemDocument).items():
         schemas.setdefault(name, schema)
     for (owner, field), name in STORED_DOCUMENTS.items():
         described = schemas[owner]["properties"][field]

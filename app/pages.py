@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import Query
+from sqlalchemy import ColumnElement, literal, tuple_
+from sqlalchemy.orm import InstrumentedAttribute
 
 from app.pointers import FieldProblem
 from app.problems import InvalidRequest
@@ -25,6 +27,13 @@ class Position:
 
     created_at: datetime
     id: str
+
+    def is_before(
+        self, created_at: InstrumentedAttribute[datetime], id: InstrumentedAttribute[str]
+    ) -> ColumnElement[bool]:
+        """The condition on the entries behind it. One comparison of a pair, which an index can seek."""
+        here = tuple_(literal(self.created_at, created_at.type), literal(self.id, id.type))
+        return tuple_(created_at, id) < here
 
 
 def encode_cursor(position: Position) -> str:

@@ -1,15 +1,31 @@
-"""Unknown query parameters are refused: a misspelt `dry_run` must not create a job."""
+"""What every operation does with its parameters: log lines name the job, and unknown ones are refused.
+
+A misspelt `dry_run` must not create a job.
+"""
 
 from __future__ import annotations
 
+import structlog
 from fastapi import Request
 from fastapi.routing import APIRoute
 
 from app.pointers import FieldProblem, names_remedy
 from app.problems import InvalidRequest
 
+LONGEST_ID = 64
 
-def refuse_unknown(request: Request) -> None:
+
+async def bind_job(request: Request) -> None:
+    """A dependency of every operation: what is logged from here on names the job of the path.
+
+    Not a plain function: those run in a thread whose context ends with them.
+    """
+    job_id = request.path_params.get("job_id")
+    if job_id is not None:
+        structlog.contextvars.bind_contextvars(job_id=job_id[:LONGEST_ID])
+
+
+async def refuse_unknown(request: Request) -> None:
     """A dependency of every operation.
 
     Raises:

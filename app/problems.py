@@ -9,17 +9,29 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
 from app.pointers import FieldProblem, parameter_problems
+from models.database import UNANSWERED
+from models.store import StoreError
 
 MEDIA_TYPE = "application/problem+json"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 log = structlog.get_logger(__name__)
+
+
+class QuotaState(BaseModel):
+    """The limit that a request met."""
+
+    name: str = Field(examples=["queued_jobs"])
+    limit: int | float = Field(description="What the tenant may have.")
+    used: int | float = Field(description="What it has.")
+    asked: int | None = Field(None, description="What the request would have added, where that is known.")
 
 
 class ProblemDocument(BaseModel):
@@ -36,6 +48,7 @@ class ProblemDocument(BaseModel):
     errors: list[FieldProblem] = Field([], description="One entry for every field that is wrong.")
     retryable: bool = Field(description="The same request may succeed later.")
     request_id: str | None = Field(None, description="Name it when you ask for help.")
+    quota: QuotaState | None = Field(None, description="The numbers, where a quota is used up.")
 
 
 class Problem(Exception):
@@ -45,6 +58,7 @@ class Problem(Exception):
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "The service failed"
     retryable: ClassVar[bool] = False
+    quota: QuotaState | None = None
 
     def __init__(
         self,
@@ -59,12 +73,25 @@ class Problem(Exception):
         self.remedy = remedy
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
+        self.members: dict[str, Any] = {}
 
 
 class MalformedBody(Problem):
     """The body cannot be read as what its Content-Type says."""
 
     status, code, title = 400, "malformed_body", "The body cannot be read"
+
+
+class Unauthenticated(Problem):
+    """No API key, or none that is valid."""
+
+    status, code, title = 401, "unauthenticated", "A valid API key is needed"
+
+
+class MissingScope(Problem):
+    """The key is valid, but not for this. What other tenants have is a 404 instead, whatever the key."""
+
+    status, code, title = 403, "missing_scope", "The API key is not for this"
 
 
 class NotFound(Problem):
@@ -85,10 +112,35 @@ class JobDone(Problem):
     status, code, title = 409, "job_done", "The job has ended"
 
 
+class JobNotDone(Problem):
+    """The job has not ended, so it cannot be deleted."""
+
+    status, code, title = 409, "job_not_done", "The job has not ended"
+
+
+class IdempotencyKeyInUse(Problem):
+    """The first request with the key is under way."""
+
+    status, code, title = 409, "idempotency_key_in_use", "The first request with the key is under way"
+    retryable = True
+
+
 class UploadInUse(Problem):
     """A job that has not ended refers to the upload."""
 
     status, code, title = 409, "upload_in_use", "The upload is in use"
+
+
+class WebhookDisabled(Problem):
+    """The webhook is disabled, so nothing is sent to it."""
+
+    status, code, title = 409, "webhook_disabled", "The webhook is disabled"
+
+
+class TooManyWebhooks(Problem):
+    """There are as many webhooks as one may have."""
+
+    status, code, title = 409, "too_many_webhooks", "There are too many webhooks"
 
 
 class Gone(Problem):
@@ -133,6 +185,45 @@ class IdempotencyKeyReused(Problem):
     status, code, title = 422, "idempotency_key_reused", "The idempotency key belongs to another request"
 
 
+class QuotaExceeded(Problem):
+    """Base: the tenant has all that it may have. `quota` holds the numbers."""
+
+    def __init__(self, quota: QuotaState, remedy: str, **more: Any) -> None:
+        used = f"{quota.used:,.10g}"
+        asked = f", and this would add {quota.asked:,}" if quota.asked is not None else ""
+        detail = (
+            f"The limit on {quota.name.replace('_', ' ')} is {quota.limit:,.10g}; in use are {used}{asked}."
+        )
+        super().__init__(detail, remedy=remedy, **more)
+        self.quota = quota
+
+
+class QueueQuotaExceeded(QuotaExceeded):
+    """As many jobs are queued as the tenant may have."""
+
+    status, code, title = 429, "queue_quota_exceeded", "Too many jobs are queued"
+    retryable = True
+
+
+class StorageQuotaExceeded(QuotaExceeded):
+    """The tenant's uploads and artifacts leave no room for the file."""
+
+    status, code, title = 403, "storage_quota_exceeded", "The storage quota is used up"
+
+
+class ComputeQuotaExceeded(QuotaExceeded):
+    """The tenant's runs took all the minutes that it has."""
+
+    status, code, title = 403, "compute_quota_exceeded", "The compute quota is used up"
+
+
+class RateLimited(Problem):
+    """Requests come faster than the tenant may send them."""
+
+    status, code, title = 429, "rate_limited", "Too many requests"
+    retryable = True
+
+
 class ServiceUnavailable(Problem):
     """A part that the request needs does not answer at the moment."""
 
@@ -143,10 +234,20 @@ class ServiceUnavailable(Problem):
         super().__init__(detail, **{"headers": {"Retry-After": "5"}, **more})
 
 
+class WebhooksOff(Problem):
+    """The operator gave no key that webhooks could be signed with."""
+
+    status, code, title = 503, "webhooks_off", "This service sends no webhooks"
+
+
 class NotReady(ServiceUnavailable):
     """A part without which nothing can be served is down."""
 
     code, title = "not_ready", "The service is not ready"
+
+    def __init__(self, detail: str, *, parts: list[dict[str, str]], remedy: str) -> None:
+        super().__init__(detail, remedy=remedy)
+        self.members = {"parts": parts}
 
 
 class StorageFull(Problem):
@@ -168,7 +269,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(HTTPException, _answer_http)
-    app.add_exception_handler(OperationalError, _answer_database)
+    for lost in UNANSWERED:
+        app.add_exception_handler(lost, _answer_database)
+    app.add_exception_handler(StoreError, _answer_store)
+    app.add_exception_handler(NoConnectionFree, _answer_busy)
     app.add_exception_handler(DataError, _answer_unstorable)
 
 
@@ -197,9 +301,10 @@ def response(problem: Problem, request_id: str | None) -> JSONResponse:
         errors=list(problem.errors),
         retryable=problem.retryable,
         request_id=request_id,
+        quota=problem.quota,
     )
     return JSONResponse(
-        document.model_dump(mode="json", exclude_none=True),
+        document.model_dump(mode="json", exclude_none=True) | problem.members,
         status_code=problem.status,
         headers=problem.headers,
         media_type=MEDIA_TYPE,
@@ -223,9 +328,19 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _answer_database(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, OperationalError)
+    assert isinstance(error, DBAPIError)
     log.error("database_unavailable", error=str(error.orig))
     return _respond(request, ServiceUnavailable("The database does not answer.", remedy="Try again later."))
+
+
+async def _answer_busy(request: Request, error: Exception) -> JSONResponse:
+    log.error("no_database_connection_free")
+    return _respond(request, ServiceUnavailable("The service is busy.", remedy="Try again later."))
+
+
+async def _answer_store(request: Request, error: Exception) -> JSONResponse:
+    log.error("store_unavailable", error=str(error))
+    return _respond(request, ServiceUnavailable("The object store failed.", remedy="Try again later."))
 
 
 async def _answer_unstorable(request: Request, error: Exception) -> JSONResponse:

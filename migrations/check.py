@@ -7,14 +7,22 @@ from pathlib import Path
 
 from alembic import command
 
-from migrations import config, upgrade
+from migrations import config, versions
 
 
 def check(url: str) -> None:
-    """Upgrade, compare with the tables, downgrade. Raises what Alembic raises on a difference."""
-    upgrade(url)
-    command.check(config(url))
-    command.downgrade(config(url), "base")
+    """Go up step by step, each step also down and up again, compare with the tables, go down.
+
+    Raises what Alembic raises on a difference.
+    """
+    settings = config(url)
+    for version in versions():
+        command.upgrade(settings, version)
+        command.downgrade(settings, "-1")
+        command.upgrade(settings, version)
+    command.check(settings)
+    for _ in versions():
+        command.downgrade(settings, "-1")
 
 
 def main() -> None:

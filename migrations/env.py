@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from alembic import context
 from sqlalchemy import Connection, text
 
+from migrations import UPGRADE_LOCK
 from models.database import Database
 from models.settings import Settings
 from models.tables import Base
 
-UPGRADE_LOCK = 7_205_759_403  # any number, the same in every process
+DESCENDING = {"ix_job_queue"}
+# A statement that waits for a table's lock makes everybody queue up behind it: it gives up, and is
+# tried again, rather than stop the service.
+LOCK_TIMEOUT = "5s"
 
 
 def run() -> None:
@@ -29,17 +35,27 @@ def run() -> None:
 
 
 def _run_online(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql":  # two servers starting at once upgrade one by one
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL statement_timeout = 0"))  # a large table takes its time
+        # Two migrators at once work one by one; the second finds nothing left to do.
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": UPGRADE_LOCK})
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
         render_as_batch=True,
         compare_type=True,
+        include_name=partial(_is_comparable, connection.dialect.name),
         transaction_per_migration=False,
     )
     with context.begin_transaction():
         context.run_migrations()
+
+
+def _is_comparable(dialect: str, name: str | None, kind: str, _parents: object) -> bool:
+    # SQLite tells the columns of an index without their direction, so the comparison would always
+    # find a difference; Postgres, where the same migrations are checked, tells all.
+    return not (dialect == "sqlite" and kind == "index" and name in DESCENDING)
 
 
 run()

@@ -8,6 +8,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 from models.base import Base
 
 
+def checkpoint_folder(job_id: str) -> str:
+    """The store's folder for a job's checkpoints: apart from what is delivered, so that it may go."""
+    return f"checkpoint/{job_id}"
+
+
 class Checkpoint(Base):
     __tablename__ = "checkpoint"
 

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from threading import RLock
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Engine, Interval, create_engine, event, func, literal
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session
 
+from models import tally
 from models.base import UtcDateTime, utc_now
+from models.settings import PoolSettings
 
 BUSY_TIMEOUT_MS = 30_000
-CONNECT_TIMEOUT_SECONDS = "10"
+# Of libpq. A server that does not answer must not hold up a heartbeat until the lease has run out,
+# and a connection whose other end is gone must be found out within a lease.
+CONNECTING = {
+    "connect_timeout": "10",
+    "keepalives_idle": "15",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+PAUSE_SECONDS = 0.5
+# The server is away or busy, or cut the connection; InternalError when it did so for idleness.
+UNANSWERED = (OperationalError, InterfaceError, InternalError)
+
+T = TypeVar("T")
 
 
 class Database:
@@ -23,17 +41,25 @@ class Database:
 
     Args:
         url: `sqlite:///path` or `postgresql://user@host/name`.
+        pool: Connections and time limits on Postgres; default: those of the environment.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pool: PoolSettings | None = None) -> None:
         parsed = make_url(url)
-        self.engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgres(parsed)
+        if parsed.get_backend_name() == "sqlite":
+            self.engine = _sqlite(parsed)
+        else:
+            self.engine = _postgres(parsed, pool or PoolSettings())
+        # SQLite has one writer at a time and lets the others sleep and try again: the threads of a
+        # process rather form a queue.
+        self._turn = RLock() if self.engine.dialect.name == "sqlite" else nullcontext()
+        self._reader = _for_reading(self.engine)
         self._writer = self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A session to read with. Nothing is committed; objects stay readable afterwards."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        """A session to read with; objects stay readable afterwards."""
+        with Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
@@ -43,8 +69,32 @@ class Database:
         On SQLite it takes the write lock at its begin, so that a read followed by a write never
         meets a stale snapshot. Keep it short: no computing, no network inside.
         """
-        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with self._turn, Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
+            tally.write(session)
+
+    def patiently(self, write: Callable[[Session], T], seconds: float) -> T:
+        """Do `write` in a transaction, again while the database does not answer, for that long.
+
+        The connection may be lost after the commit and before its answer: `write` must find out by
+        itself that it was done before.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                with self.transaction() as session:
+                    return write(session)
+            except UNANSWERED:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(PAUSE_SECONDS)
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[Session]:
+        """A session like that of `transaction`, rolled back at the end: what would be done is not done."""
+        with Session(self._writer, expire_on_commit=False) as session:
+            yield session
+            session.rollback()
 
     def close(self) -> None:
         """Give back all connections."""
@@ -66,10 +116,18 @@ def after(session: Session, seconds: float) -> ColumnElement[datetime]:
     return literal(utc_now() + timedelta(seconds=seconds), UtcDateTime())
 
 
+def _for_reading(engine: Engine) -> Engine:
+    """Postgres shows every statement its own snapshot anyway (READ COMMITTED), so a read needs no
+    transaction around it, which would cost two more exchanges with the server. SQLite's does not."""
+    if engine.dialect.name == "postgresql":
+        return engine.execution_options(isolation_level="AUTOCOMMIT")
+    return engine
+
+
 def _sqlite(url: URL) -> Engine:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url)
+    engine = create_engine(url, hide_parameters=True)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -92,7 +150,26 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
 
 
-def _postgres(url: URL) -> Engine:
-    # A server that does not answer must not hold up a heartbeat until the lease has run out.
-    url = url.update_query_dict({"connect_timeout": CONNECT_TIMEOUT_SECONDS} | dict(url.query))
-    return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=15)
+def _postgres(url: URL, pool: PoolSettings) -> Engine:
+    url = url.update_query_dict(CONNECTING | dict(url.query))
+    return create_engine(
+        url,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        pool_size=pool.pool_size,
+        max_overflow=pool.max_overflow,
+        pool_timeout=pool.pool_timeout_seconds,
+        pool_recycle=pool.recycle_seconds,
+        connect_args={"options": _options(url, pool)},
+    )
+
+
+def _options(url: URL, pool: PoolSettings) -> str:
+    """Settings of the session; what the URL asks for comes last and so prevails."""
+    limits = {
+        "statement_timeout": pool.statement_seconds,
+        "idle_in_transaction_session_timeout": pool.idle_transaction_seconds,
+    }
+    ours = [f"-c {name}={round(seconds * 1000)}" for name, seconds in limits.items()]
+    theirs = url.query.get("options", ())
+    return " ".join([*ours, theirs] if isinstance(theirs, str) else [*ours, *theirs])

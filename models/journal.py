@@ -8,10 +8,12 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from models import tally
 from models.candidate import CandidateRow
 from models.checkpoint import Checkpoint
 from models.event import Event
 from models.lifecycle import touch
+from models.redaction import redact
 from models.spec import Candidate
 
 
@@ -37,7 +39,14 @@ def add_event(
     """Append to what a user reads later. Raises LeaseLost."""
     touch(session, job_id, attempt)
     session.add(
-        Event(job_id=job_id, attempt=attempt, type=type, level=level, message=message, data=data or {})
+        Event(
+            job_id=job_id,
+            attempt=attempt,
+            type=type,
+            level=level,
+            message=redact(message),
+            data=data or {},
+        )
     )
 
 
@@ -46,6 +55,20 @@ def upsert_candidate(session: Session, job_id: str, attempt: int, candidate: Can
     touch(session, job_id, attempt)
     document = candidate.model_dump(mode="json")
     session.merge(CandidateRow(job_id=job_id, attempt=attempt, **document))
+    tally.count(session, "candidates", "accepted" if candidate.accepted else "refused")
+
+
+def finish_stage(session: Session, job_id: str, attempt: int, stage: str, seconds: float) -> None:
+    """Tell that a stage was done in this attempt, and how long it took. Raises LeaseLost."""
+    add_event(
+        session,
+        job_id,
+        attempt,
+        type="stage.finished",
+        message=f"Stage {stage} took {seconds:.1f} s.",
+        data={"stage": stage, "seconds": round(seconds, 3)},
+    )
+    tally.observe(session, "stage_seconds", stage, seconds)
 
 
 def save_checkpoint(

@@ -8,84 +8,34 @@ the job by the attempt number it claimed with: a statement that finds no such ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, func, insert, literal, select, update
+from sqlalchemy.orm import Session
 
+from models import blobs, outbox, queue, quotas, tally
 from models.artifact import Artifact
 from models.database import after, now
 from models.event import Event
-from models.job import DEFAULT_TENANT, TRANSITIONS, Job, JobStatus
+from models.job import DEFAULT_TENANT, TERMINAL, TRANSITIONS, Job, JobStatus
+from models.lifecycle_types import ClaimedJob as ClaimedJob
+from models.lifecycle_types import Delivery as Delivery
+from models.lifecycle_types import JobError as JobError
+from models.lifecycle_types import Lease as Lease
+from models.lifecycle_types import Requeued as Requeued
+from models.redaction import redact
 from models.spec import JobSpec
+from models.store import Blob
+from models.upload import JobUpload, Upload
 
-BACKOFF_SECONDS = 10.0
+BACKOFF_SECONDS = 3.0
 LONGEST_BACKOFF_SECONDS = 600.0
 MAX_MEMORY_LOSSES = 2
 
 
 class LeaseLost(Exception):
     """Another run holds the job, or it ended: this run's writes count no more."""
-
-
-@dataclass(frozen=True)
-class ClaimedJob:
-    """What a worker needs to start a run."""
-
-    id: str
-    attempt: int
-    tenant: str
-    spec: dict[str, Any]
-    spec_digest: str
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The answer to a heartbeat: does the run still hold the job, and should it stop."""
-
-    held: bool
-    cancel_requested: bool
-
-
-@dataclass(frozen=True)
-class JobError:
-    """Why a job failed, in the shape of a problem."""
-
-    code: str
-    detail: str
-    remedy: str
-    pointer: str | None = None
-    retryable: bool = False
-
-    def document(self) -> dict[str, Any]:
-        """The JSON that is stored and shown."""
-        return {
-            "code": self.code,
-            "detail": self.detail,
-            "remedy": self.remedy,
-            "pointer": self.pointer,
-            "retryable": self.retryable,
-        }
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """A file to be listed with a finished job; its bytes are in the store already."""
-
-    name: str
-    size: int
-    sha256: str
-    media_type: str
-
-
-@dataclass(frozen=True)
-class Requeued:
-    """What the reaper did."""
-
-    queued: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    cancelled: list[str] = field(default_factory=list)
 
 
 def create(session: Session, spec: JobSpec, *, tenant: str = DEFAULT_TENANT, priority: int = 0) -> Job:
@@ -97,33 +47,32 @@ def create(session: Session, spec: JobSpec, *, tenant: str = DEFAULT_TENANT, pri
         spec_digest=spec.digest(),
         metadata_=dict(spec.metadata),
         priority=priority,
+        available_at=now(session),  # by the clock that claims go by, not by this machine's
     )
     session.add(job)
     session.flush()
+    _need_uploads(session, job, [spec.base_model.upload, spec.dataset.upload])
     _tell(session, job.id, 0, "job.created", "The job is queued.")
     return job
 
 
-def claim(session: Session, worker: str, lease_seconds: float) -> ClaimedJob | None:
-    """Take the job that is next: highest priority, then the tenant with fewest running, then oldest."""
-    candidate = aliased(Job)
-    running = aliased(Job)
-    of_same_tenant = (
-        select(func.count())
-        .where(running.tenant == candidate.tenant, running.status == JobStatus.RUNNING)
-        .correlate(candidate)
-        .scalar_subquery()
-    )
-    following = (
-        select(candidate.id)
-        .where(candidate.status == JobStatus.QUEUED, candidate.available_at <= now(session))
-        .order_by(candidate.priority.desc(), of_same_tenant, candidate.created_at, candidate.id)
-        .limit(1)
-        # Postgres: a row that another worker is just taking is passed over instead of waited for.
-        .with_for_update(of=candidate, skip_locked=True)
-        .scalar_subquery()
-    )
-    return _claim(session, Job.id == following, worker, lease_seconds)
+def claim(
+    session: Session, worker: str, lease_seconds: float, *, running_limit: int | None = None
+) -> ClaimedJob | None:
+    """Take the job that is next: highest priority, then the tenant with fewest running, then oldest.
+
+    Tenants that run as many as they may are passed over; `running_limit` is for those without an own one.
+    """
+    for tenant in queue.tenants_in_turn(session, running_limit):
+        with session.begin_nested() as undoable:
+            job_id = queue.take_head(session, tenant)
+            if job_id is None:
+                continue
+            job = _claim(session, Job.id == job_id, worker, lease_seconds)
+            if quotas.within_running_limit(session, tenant, running_limit):
+                return job
+            undoable.rollback()  # another worker took the tenant's last place meanwhile
+    return None
 
 
 def claim_one(session: Session, job_id: str, worker: str, lease_seconds: float) -> ClaimedJob | None:
@@ -152,14 +101,28 @@ def succeed(
     result: dict[str, Any],
     artifacts: Sequence[Delivery],
     progress: dict[str, Any],
+    keep_days: float | None = None,
 ) -> None:
-    """End the run with its files, in one guarded transaction. Raises LeaseLost."""
-    _end(session, job_id, attempt, JobStatus.SUCCEEDED, result=result, progress=progress, error=None)
-    session.execute(delete(Artifact).where(Artifact.job_id == job_id))
-    session.add_all(
-        Artifact(job_id=job_id, name=one.name, size=one.size, sha256=one.sha256, media_type=one.media_type)
-        for one in artifacts
+    """End the run with its files, in one guarded transaction; they are kept for `keep_days` or for ever.
+
+    Raises:
+        LeaseLost: another run holds the job, or it ended.
+        BlobLost: a file's bytes are no longer in the store; store it again.
+    """
+    expires_at = None if keep_days is None else after(session, keep_days * 86400)
+    _end(
+        session,
+        job_id,
+        attempt,
+        JobStatus.SUCCEEDED,
+        result=result,
+        progress=progress,
+        error=None,
+        expires_at=expires_at,
     )
+    for one in sorted(artifacts, key=lambda one: one.sha256):  # locks in one order
+        blobs.attach(session, Blob(one.sha256, one.size, generation=one.generation))
+    session.add_all(Artifact(job_id=job_id, **asdict(one)) for one in artifacts)
     names = [one.name for one in artifacts]
     _tell(session, job_id, attempt, "job.succeeded", "The job is done.", artifacts=names)
 
@@ -168,6 +131,23 @@ def fail(session: Session, job_id: str, attempt: int, error: JobError) -> None:
     """End the run with a typed error. Raises LeaseLost."""
     _end(session, job_id, attempt, JobStatus.FAILED, error=error.document())
     _tell(session, job_id, attempt, "job.failed", error.detail, "error", code=error.code)
+    tally.count(session, "job_failures", error.code)
+
+
+def fail_queued(session: Session, job_id: str, error: JobError) -> bool:
+    """End a job that no run holds with a typed error. Returns whether it was still queued."""
+    row = _move(
+        session,
+        JobStatus.FAILED,
+        Job.id == job_id,
+        Job.status == JobStatus.QUEUED,
+        error=error.document(),
+        finished_at=now(session),
+    )
+    if row is None:
+        return False
+    _tell(session, job_id, row.attempt, "job.failed", error.detail, "error", code=error.code)
+    return True
 
 
 def cancel_run(session: Session, job_id: str, attempt: int) -> None:
@@ -192,30 +172,32 @@ def run_died(
 ) -> JobStatus:
     """A run ended without an answer: back to the queue, or failed once that happened too often.
 
-    Out-of-memory kills rarely go better on the next try, so they end a job at the second one.
+    Out-of-memory kills rarely go better on the next try, so the second one ends a job.
     Raises LeaseLost.
     """
     statement = select(Job.losses).where(*_held(job_id, attempt)).with_for_update()
     losses = session.execute(statement).scalar_one_or_none()
     if losses is None:
         raise LeaseLost(job_id)
-    limit = min(max_attempts, MAX_MEMORY_LOSSES) if out_of_memory else max_attempts
-    if losses + 1 < limit:
+    hopeless = out_of_memory and _returned(session, job_id, error.code) + 1 >= MAX_MEMORY_LOSSES
+    if losses + 1 < max_attempts and not hopeless:
         delay = _backoff(losses)
-        return _give_back(
-            session, job_id, attempt, f"{error.detail} It will be tried again.", delay, losses=1
-        )
+        message = f"{error.detail} It will be tried again."
+        return _give_back(session, job_id, attempt, message, delay, losses=1, code=error.code)
     if _cancel_if_asked(session, job_id, attempt):
         return JobStatus.CANCELLED
     fail(session, job_id, attempt, error)
     return JobStatus.FAILED
 
 
-def requeue_expired(session: Session, max_attempts: int) -> Requeued:
-    """Take back the jobs whose worker fell silent for a whole lease."""
+def requeue_expired(session: Session, max_attempts: int, limit: int = 100) -> Requeued:
+    """Take back up to `limit` jobs whose worker fell silent for a whole lease."""
     done = Requeued()
-    expired = select(Job.id, Job.attempt).where(
-        Job.status == JobStatus.RUNNING, Job.lease_until < now(session)
+    expired = (
+        select(Job.id, Job.attempt)
+        .where(queue.status_is(JobStatus.RUNNING), Job.lease_until < now(session))
+        .order_by(Job.lease_until)
+        .limit(limit)
     )
     for job_id, attempt in session.execute(expired.with_for_update(skip_locked=True)).all():
         status = run_died(
@@ -273,18 +255,16 @@ def touch(session: Session, job_id: str, attempt: int, **values: Any) -> bool:
     return cancel_requested
 
 
-def claimable(session: Session) -> int:
-    """How many jobs wait for a worker now."""
-    statement = select(func.count()).where(Job.status == JobStatus.QUEUED, Job.available_at <= now(session))
-    return session.execute(statement).scalar_one()
-
-
 WORKER_LOST = JobError(
     code="worker_lost",
     detail="The worker that ran the job was lost.",
     remedy="Submit the job again; if it happens again, ask the operator about the workers' memory and logs.",
     retryable=True,
 )
+
+
+# Straight into the table: nobody needs the row as an object, and a flush costs more than twice this.
+_INSERT_EVENT = insert(Event.metadata.tables[Event.__tablename__])
 
 
 def _held(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
@@ -301,43 +281,45 @@ def _claim(
         Job.available_at <= now(session),
         attempt=Job.attempt + 1,
         worker=worker,
+        claimed_at=now(session),
         lease_until=after(session, lease_seconds),
         started_at=func.coalesce(Job.started_at, now(session)),
     )
     if row is None:
         return None
     _tell(session, row.id, row.attempt, "job.started", "A worker took the job.", attempt=row.attempt)
-    return ClaimedJob(row.id, row.attempt, row.tenant, row.spec, row.spec_digest)
+    return ClaimedJob(**row._mapping)
 
 
 def _end(session: Session, job_id: str, attempt: int, to: JobStatus, **values: Any) -> None:
-    row = _move(
-        session,
-        to,
-        *_held(job_id, attempt),
-        finished_at=now(session),
-        lease_until=None,
-        **values,
-    )
-    if row is None:
+    if _leave(session, job_id, attempt, to, finished_at=now(session), **values) is None:
         raise LeaseLost(job_id)
 
 
+def _returned(session: Session, job_id: str, code: str) -> int:
+    """How often the job went back to the queue for that reason."""
+    statement = select(func.count()).where(
+        Event.job_id == job_id, Event.type == "job.requeued", Event.data["code"].as_string() == code
+    )
+    return session.execute(statement).scalar_one()
+
+
 def _give_back(
-    session: Session, job_id: str, attempt: int, message: str, delay: float, *, losses: int
+    session: Session, job_id: str, attempt: int, message: str, delay: float, *, losses: int, **data: Any
 ) -> JobStatus:
-    row = _move(
+    row = _leave(
         session,
+        job_id,
+        attempt,
         JobStatus.QUEUED,
-        *_held(job_id, attempt),
         Job.cancel_requested.is_(False),
-        lease_until=None,
         worker=None,
         available_at=after(session, delay),
         losses=Job.losses + losses,
     )
     if row is not None:
-        _tell(session, job_id, attempt, "job.requeued", message, "warning" if losses else "info")
+        _tell(session, job_id, attempt, "job.requeued", message, "warning" if losses else "info", **data)
+        tally.count(session, "job_requeues", "lost" if losses else "orderly")
         return JobStatus.QUEUED
     # The flag only ever goes up, so what the first statement passed over is found by this one.
     if _cancel_if_asked(session, job_id, attempt):
@@ -346,31 +328,52 @@ def _give_back(
 
 
 def _cancel_if_asked(session: Session, job_id: str, attempt: int) -> bool:
-    row = _move(
-        session,
-        JobStatus.CANCELLED,
-        *_held(job_id, attempt),
-        Job.cancel_requested.is_(True),
-        finished_at=now(session),
-        lease_until=None,
-    )
-    if row is None:
+    asked = Job.cancel_requested.is_(True)
+    if _leave(session, job_id, attempt, JobStatus.CANCELLED, asked, finished_at=now(session)) is None:
         return False
     _tell(session, job_id, attempt, "job.cancelled", "The job was cancelled.")
     return True
 
 
+def _leave(
+    session: Session, job_id: str, attempt: int, to: JobStatus, *more: ColumnElement[bool], **values: Any
+) -> Any:
+    """Move a job out of its run; the time that the run took is kept and charged to the tenant."""
+    took = quotas.run_seconds(session, job_id, attempt)
+    values = {"lease_until": None, "run_seconds": Job.run_seconds + took, **values}
+    row = _move(session, to, *_held(job_id, attempt), *more, **values)
+    if row is not None:
+        quotas.charge(session, row.tenant, took)
+    return row
+
+
 def _move(session: Session, to: JobStatus, *conditions: ColumnElement[bool], **values: Any) -> Any:
     """The only statement that changes a status: from one that the table of moves allows, or nothing."""
     sources = [status for status, following in TRANSITIONS.items() if to in following]
+    if to in TERMINAL:
+        values["sweep_at"] = now(session)  # the collector clears away what the run needed
     statement = (
         update(Job)
         .where(*conditions, Job.status.in_(sources))
         .values(status=to, version=Job.version + 1, updated_at=now(session), **values)
-        .returning(Job.id, Job.attempt, Job.tenant, Job.spec, Job.spec_digest)
+        .returning(
+            Job.id, Job.attempt, Job.tenant, Job.spec, Job.spec_digest, Job.request_id, Job.trace_context
+        )
         .execution_options(synchronize_session=False)
     )
-    return session.execute(statement).one_or_none()
+    row = session.execute(statement).one_or_none()
+    if row is not None and to in TERMINAL:
+        tally.count(session, "jobs_finished", to.value)
+    return row
+
+
+def _need_uploads(session: Session, job: Job, wanted: Sequence[str | None]) -> None:
+    """Keep the uploads until the job has ended. One that is not there is the run's to complain of."""
+    present = select(literal(job.id), Upload.id).where(
+        Upload.id.in_([one for one in wanted if one]), Upload.tenant == job.tenant
+    )
+    if any(wanted):
+        session.execute(insert(JobUpload).from_select(["job_id", "upload_id"], present))
 
 
 def _backoff(losses: int) -> float:
@@ -382,5 +385,6 @@ def _tell(
 ) -> None:
     # Called after the job's row is locked by an UPDATE, so the ids of one job rise in commit order
     # and a client that resumes after an id misses nothing.
-    session.add(Event(job_id=job_id, attempt=attempt, type=type, level=level, message=message, data=data))
-    session.flush()
+    event = {"job_id": job_id, "attempt": attempt, "type": type, "level": level, "message": redact(message)}
+    session.execute(_INSERT_EVENT, {**event, "data": data})
+    outbox.announce_job(session, job_id, type)

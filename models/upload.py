@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, Enum, Index, String
+from sqlalchemy import BigInteger, Enum, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, new_id, utc_now
@@ -19,7 +19,10 @@ class UploadKind(StrEnum):
 
 class Upload(Base):
     __tablename__ = "upload"
-    __table_args__ = (Index("ix_upload_list", "tenant", "created_at", "id"),)
+    __table_args__ = (
+        Index("ix_upload_list", "tenant", "created_at", "id"),
+        Index("ix_upload_expires_at", "expires_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("upl"))
     tenant: Mapped[str] = mapped_column(String(64), default=DEFAULT_TENANT)
@@ -35,7 +38,18 @@ class Upload(Base):
     )
     filename: Mapped[str] = mapped_column(String(300))
     size: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    generation: Mapped[int] = mapped_column(default=0)
     media_type: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     expires_at: Mapped[datetime | None]
+
+
+class JobUpload(Base):
+    """A job needs the upload. The row is made with the job and goes soon after the job has ended."""
+
+    __tablename__ = "job_upload"
+    __table_args__ = (Index("ix_job_upload_upload_id", "upload_id"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("upload.id"), primary_key=True)

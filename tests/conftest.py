@@ -13,6 +13,8 @@ import pytest
 # the same number of threads gives the same sums.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tests call the service from nowhere in particular and without a key; those about keys say so.
+os.environ.setdefault("AXFORGE_API_AUTH", "open")
 # A test never goes to the hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

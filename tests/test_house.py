@@ -9,10 +9,10 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("app", "worker", "models", "migrations", "sdk", "bench", "examples", "tests")
+PACKAGES = ("app", "worker", "models", "migrations", "sdk", "bench", "deploy", "examples", "tests")
 TOP_LEVEL = {
     *PACKAGES,
-    *(".ci", "docs", ".dockerignore", ".env.example", ".gitignore"),
+    *(".ci", "deploy", "docs", ".dockerignore", ".env.example", ".gitignore"),
     *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "NOTICE", "README.md"),
     *("Dockerfile", "Makefile", "constraints.txt", "docker-compose.yml", "pyproject.toml"),
 }

@@ -6,6 +6,9 @@ acknowledged at once, carry no data, have no result and are never revoked. Impor
 
 from __future__ import annotations
 
+import json
+import os
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 from celery import Celery
+from celery.signals import celeryd_init, setup_logging
 
+from models import logs
 from models.settings import Settings
 
 QUEUE = "axforge"
@@ -27,13 +32,12 @@ def make_celery(broker: str | None) -> Celery:
 
     None serves a process that never meets a worker: nothing can be sent.
     """
-    celery = Celery("axforge", broker=_transport(broker), include=["worker.tasks"])
-    celery.conf.update(
+    made = Celery("axforge", broker=_transport(broker), include=["worker.tasks"])
+    made.conf.update(
         task_default_queue=QUEUE,
         task_acks_late=False,
         worker_disable_prefetch=(broker or "").startswith("redis"),
         worker_prefetch_multiplier=1,
-        worker_max_tasks_per_child=1,
         task_ignore_result=True,
         result_backend=None,
         task_serializer="json",
@@ -42,10 +46,11 @@ def make_celery(broker: str | None) -> Celery:
         worker_enable_soft_shutdown_on_idle=True,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # a worker waits for its broker as long as it takes
         broker_transport_options=_transport_options(broker),
         broker_pool_limit=2,
     )
-    return celery
+    return made
 
 
 def send_hint(broker: str | None) -> bool:
@@ -95,6 +100,28 @@ def _transport_options(broker: str | None) -> dict[str, Any]:
         "interval_start": 0,
         "interval_max": 0.2,
     }
+
+
+@celeryd_init.connect  # type: ignore[untyped-decorator]
+def _log_as_all_processes_do(instance: Any, **_: Any) -> None:
+    """Before Celery says its first word. Its banner would be no log line."""
+    instance.quiet = True
+    from celery.apps import worker as program  # a process that only sends hints needs none of it
+
+    program.safe_say = _say
+    logs.configure("worker", Settings().log_level)
+
+
+def _say(message: str, _file: object = None) -> None:
+    """What Celery tells from its signal handlers, where taking a logger's lock could wait for ever."""
+    line = {"event": message.strip(), "level": "warning", "service": "worker", "pid": os.getpid()}
+    line |= {"timestamp": datetime.now(UTC).isoformat(), "logger": "celery.apps.worker"}
+    os.write(2, (json.dumps(line) + "\n").encode())
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _keep_logs_as_they_are(**_: Any) -> None:
+    """Celery leaves logging alone where somebody listens to this signal."""
 
 
 app = make_celery(Settings().broker)

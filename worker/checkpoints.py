@@ -9,51 +9,58 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from models import journal
-from models.checkpoint import Checkpoint
-from models.database import Database
-from models.store import Blob, Store
+import structlog
 
+from models import journal
+from models.checkpoint import Checkpoint, checkpoint_folder
+from models.database import Database
+from models.store import Blob, BlobDamaged, BlobNotFound, Store
+
+log = structlog.get_logger(__name__)
 DONE = "done.json"
 UNKNOWN = (0, 0)
+FOLDER_PREFIX = "run-"
+RESTORE_SECONDS = 30.0  # for which a database is waited for
 RESUMABLE = frozenset({"search", "recover"})  # go on from their last candidate, finished or not
 LOCAL_ONLY = frozenset({"run.json"})  # binds the folder to paths of this machine; made anew elsewhere
 
 
-def checkpoint_folder(job_id: str) -> str:
-    """The store's folder for a job's checkpoints: apart from what is delivered, so that it may go."""
-    return f"checkpoint/{job_id}"
-
-
 class Checkpoints:
-    """Of one run. `folder` is what the engine was given to work in."""
+    """Of one run. The engine works in `folder`, which is this attempt's own below `home`.
 
-    def __init__(self, database: Database, store: Store, job_id: str, attempt: int, folder: Path) -> None:
+    An earlier attempt on this machine may still be at work, thought dead: what it left is moved to
+    the new name, so that whatever it writes from then on goes nowhere.
+    """
+
+    def __init__(self, database: Database, store: Store, job_id: str, attempt: int, home: Path) -> None:
+        self.folder = home / f"{FOLDER_PREFIX}{attempt}"
         self._database = database
         self._store = store
         self._job_id = job_id
         self._attempt = attempt
-        self._folder = folder
+        self._home = home
         self._saved: dict[str, tuple[int, int]] = {}
 
     def restore(self) -> int:
-        """Fetch what was saved, unless this machine has the newest work itself. Returns the files.
+        """Fetch what was saved, unless an attempt here has the newest work. Returns the files fetched.
 
-        The file `attempt` beside the folder tells which attempt worked here last: another machine
-        may have gone further since.
+        Another machine may have gone further than the last attempt here.
         """
-        with self._database.session() as session:
-            rows = journal.checkpoints(session, self._job_id)
-        newest = max((row.attempt for row in rows), default=0)
-        if rows and (not self._folder.exists() or newest > self._last_attempt_here()):
-            self._fetch(rows)
+        rows = self._database.patiently(
+            lambda session: journal.checkpoints(session, self._job_id), RESTORE_SECONDS
+        )
+        here = self._earlier_attempts()
+        newer = bool(rows) and max(row.attempt for row in rows) > max(here, default=0)
+        fetched = newer and self._fetch(rows)
+        if fetched:
             self._saved = {name: _signature(path) for name, path in self._worth_saving()}
         else:
             self._saved = {row.name: UNKNOWN for row in rows}
-            rows = []
-        self._folder.parent.mkdir(parents=True, exist_ok=True)
-        self._marker.write_text(str(self._attempt))
-        return len(rows)
+            if here:
+                here.pop(max(here)).rename(self.folder)
+        for outdated in here.values():
+            shutil.rmtree(outdated, ignore_errors=True)
+        return len(rows) if fetched else 0
 
     def save(self) -> int:
         """Store what is new or changed since the last save. Returns the files.
@@ -79,33 +86,35 @@ class Checkpoints:
         self._saved = present
         return len(blobs)
 
-    @property
-    def _marker(self) -> Path:
-        return self._folder.with_name("attempt")
+    def _earlier_attempts(self) -> dict[int, Path]:
+        """The folders of earlier attempts on this machine, by their number."""
+        found = {
+            int(path.name.removeprefix(FOLDER_PREFIX)): path for path in self._home.glob(f"{FOLDER_PREFIX}*")
+        }
+        return {number: path for number, path in found.items() if number < self._attempt}
 
-    def _last_attempt_here(self) -> int:
-        try:
-            return int(self._marker.read_text())
-        except (FileNotFoundError, ValueError):
-            return 0
-
-    def _fetch(self, rows: list[Checkpoint]) -> None:
-        partial = self._folder.with_name(f".{self._folder.name}.restoring")
+    def _fetch(self, rows: list[Checkpoint]) -> bool:
+        """False where an object is gone or damaged: work is done again rather than the job given up."""
+        partial = self._home / f".restoring-{self._attempt}"
         shutil.rmtree(partial, ignore_errors=True)
-        for row in rows:
-            key = Blob(row.sha256, row.size, checkpoint_folder(self._job_id)).key
-            self._store.download(key, partial / row.name)
-        shutil.rmtree(self._folder, ignore_errors=True)
-        partial.rename(self._folder)
+        try:
+            for row in rows:
+                key = Blob(row.sha256, row.size, checkpoint_folder(self._job_id)).key
+                self._store.download(key, partial / row.name)
+        except (BlobDamaged, BlobNotFound) as error:
+            log.error("checkpoint_unusable", reason=str(error))
+            return False
+        partial.rename(self.folder)
+        return True
 
     def _worth_saving(self) -> Iterator[tuple[str, Path]]:
-        for entry in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
+        for entry in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
             if entry.is_file() and entry.name not in LOCAL_ONLY and not entry.name.startswith("."):
                 yield entry.name, entry
             elif entry.is_dir() and (entry.name in RESUMABLE or (entry / DONE).exists()):
                 for path in sorted(entry.rglob("*")):
                     if path.is_file() and not path.name.startswith("."):
-                        yield path.relative_to(self._folder).as_posix(), path
+                        yield path.relative_to(self.folder).as_posix(), path
 
 
 def _signature(path: Path) -> tuple[int, int]:

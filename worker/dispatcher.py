@@ -10,7 +10,7 @@ import threading
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from models import lifecycle
+from models import queue
 from models.database import Database
 from models.settings import Settings
 from worker.celery_app import send_hint, waiting_hints
@@ -19,10 +19,10 @@ from worker.process import run_until_told
 log = structlog.get_logger(__name__)
 
 
-def top_up(database: Database, broker: str) -> int:
+def top_up(database: Database, broker: str, running_limit: int | None = None) -> int:
     """Send the hints that are missing. Returns how many the broker took."""
     with database.session() as session:
-        queued = lifecycle.claimable(session)
+        queued = queue.claimable(session, running_limit=running_limit)
     if queued == 0:
         return 0
     try:
@@ -30,7 +30,10 @@ def top_up(database: Database, broker: str) -> int:
     except Exception as error:  # whatever the broker's client raises: the next round tries again
         log.warning("broker_unreachable", reason=type(error).__name__)
         return 0
-    return sum(send_hint(broker) for _ in range(missing))
+    sent = sum(send_hint(broker) for _ in range(missing))
+    if sent:
+        log.info("hints_sent", hints=sent, queued=queued)
+    return sent
 
 
 def run_forever(stop: threading.Event, settings: Settings) -> None:
@@ -42,7 +45,7 @@ def run_forever(stop: threading.Event, settings: Settings) -> None:
     try:
         while not stop.is_set():
             try:
-                top_up(database, broker)
+                top_up(database, broker, settings.quota_running_jobs)
             except DBAPIError as error:
                 log.warning("database_unreachable", reason=type(error.orig).__name__)
             stop.wait(settings.dispatch_seconds)
@@ -51,4 +54,4 @@ def run_forever(stop: threading.Event, settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    run_until_told(run_forever)
+    run_until_told("dispatcher", run_forever)

@@ -1,4 +1,4 @@
-"""Everything beside the HTTP face in one place: Redis, worker, dispatcher and reaper on this machine.
+"""Everything beside the HTTP face in one place: Redis, worker, dispatcher, reaper and deliverer.
 
 For a laptop, a demo, a single server. The parts are the ones that a cluster runs; only what would
 be services there are child processes and threads here. Imports no torch.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from redis.exceptions import RedisError
 
 from migrations import upgrade
 from models.settings import Settings
-from worker import dispatcher, reaper
+from worker import deliverer, dispatcher, reaper
 from worker.leash import leashed
 
 REDIS_START_SECONDS = 15.0
@@ -63,12 +64,18 @@ def stack(data_dir: Path, settings: Settings | None = None) -> Iterator[Settings
         parts.enter_context(_only_one(data_dir))
         broker = given.broker or parts.enter_context(bundled_redis(data_dir)) or folder_broker(data_dir)
         ours = given.model_copy(
-            update={"data_dir": data_dir, "broker_url": SecretStr(broker), "allow_paths": True}
+            update={
+                "data_dir": data_dir,
+                "broker_url": SecretStr(broker),
+                "allow_paths": True,
+                "secret_key": given.secret_key or SecretStr(own_secret_key(data_dir)),
+            }
         )
         upgrade(ours.database)
         parts.enter_context(_worker(ours))
         parts.enter_context(_thread("dispatcher", dispatcher.run_forever, ours))
         parts.enter_context(_thread("reaper", reaper.run_forever, ours))
+        parts.enter_context(_thread("deliverer", deliverer.run_forever, ours))
         yield ours
 
 
@@ -80,6 +87,17 @@ def _only_one(data_dir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise FolderInUse(f"another embedded server uses {data_dir}") from error
         yield
+
+
+def own_secret_key(data_dir: Path) -> str:
+    """The key that this folder's webhook secrets are derived from, made at the first start."""
+    file = data_dir / "secret.key"
+    if not file.exists():
+        new = file.with_suffix(".new")
+        new.touch(mode=0o600)
+        new.write_text(secrets.token_hex(32))
+        new.replace(file)
+    return file.read_text()
 
 
 @contextmanager
@@ -176,7 +194,12 @@ def _thread(
     name: str, run_forever: Callable[[threading.Event, Settings], None], settings: Settings
 ) -> Iterator[None]:
     stop = threading.Event()
-    with _joined(threading.Thread(target=run_forever, args=(stop, settings), name=name), stop):
+
+    def run() -> None:
+        structlog.contextvars.bind_contextvars(service=name)
+        run_forever(stop, settings)
+
+    with _joined(threading.Thread(target=run, name=name), stop):
         yield
 
 

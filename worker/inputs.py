@@ -10,15 +10,15 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from models.database import Database
+from models.locations import locate
 from models.settings import Settings
 from models.spec import DatasetSource, JobSpec, ModelSource
-from models.store import Blob, BlobNotFound, Store, StoreFull, open_store
+from models.store import BlobNotFound, Store, StoreFull, blob_key, open_store
 from models.tables import Upload
-from worker.archives import Caps, extract, is_archive
+from worker.archives import Caps, check_unpacked_size, extract, is_archive
 from worker.engine.errors import DiskFull, SourceError
 
-STORE_SCHEME = "store://"
-OWN_FOLDERS = ("sha256", "checkpoint")  # of the service itself: other users' files lie there
+GZIP_START = b"\x1f\x8b"
 
 AnySource = TypeVar("AnySource", ModelSource, DatasetSource)
 
@@ -96,9 +96,24 @@ class Inputs:
                     remedy="Upload an archive with the files of the model or data set.",
                     pointer=pointer,
                 )
+            self._refuse_gzip_bombs(partial, pointer)
             partial.rename(target)
         entries = list(target.iterdir())
         return entries[0] if len(entries) == 1 else target
+
+    @property
+    def _caps(self) -> Caps:
+        settings = self.settings
+        return Caps(settings.extracted_max_bytes, settings.extracted_max_files, settings.extracted_max_ratio)
+
+    def _refuse_gzip_bombs(self, folder: Path, pointer: str) -> None:
+        """The readers unpack such files by themselves, into memory, whatever their names say."""
+        for path in folder.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    zipped = file.read(len(GZIP_START)) == GZIP_START
+                if zipped:
+                    check_unpacked_size(path, self._caps, pointer=pointer)
 
     def _fetch_upload(self, upload_id: str, target: Path, pointer: str) -> None:
         with self.database.session() as session:
@@ -109,7 +124,7 @@ class Inputs:
                 remedy="Upload the files (POST /v1/uploads) and give the id that is answered.",
                 pointer=pointer,
             )
-        self._fetch(self.store, Blob(upload.sha256, upload.size).key, upload.filename, target, pointer)
+        self._fetch(self.store, blob_key(upload.sha256, upload.generation), upload.filename, target, pointer)
 
     def _fetch_uri(self, uri: str, target: Path, pointer: str) -> None:
         store, key = self._open(uri, pointer)
@@ -137,16 +152,10 @@ class Inputs:
             store.download(name, target / _inside(name, key))
 
     def _open(self, uri: str, pointer: str) -> tuple[Store, str]:
-        if uri.startswith(STORE_SCHEME):
-            key = uri.removeprefix(STORE_SCHEME).strip("/")
-            if not key or key.split("/")[0] in OWN_FOLDERS or ".." in key.split("/"):
-                raise self._refused(pointer)
-            return self.store, key
-        if ".." in uri.split("/") or not any(uri.startswith(one) for one in self.settings.uri_prefixes):
+        location = locate(uri, self.settings.uri_prefixes)
+        if location is None:
             raise self._refused(pointer)
-        scheme, _, rest = uri.partition("://")
-        bucket, _, key = rest.partition("/")
-        return open_store(f"{scheme}://{bucket}"), key.strip("/")
+        return self.store if location.bucket is None else open_store(location.bucket), location.key
 
     def _refused(self, pointer: str) -> SourceRefused:
         allowed = ", ".join(self.settings.uri_prefixes) or "store:// objects only"
@@ -164,15 +173,18 @@ class Inputs:
         packed = self.folder / f".{name}.packed"
         try:
             store.download(key, packed)
-            caps = Caps(self.settings.extracted_max_bytes, self.settings.extracted_max_files)
-            extract(packed, target, caps, name=name, pointer=pointer)
+            extract(packed, target, self._caps, name=name, pointer=pointer)
         finally:
             packed.unlink(missing_ok=True)
 
 
 def _plain(filename: str) -> str:
-    """A file name that names nothing but a file in the folder at hand; its ending is kept."""
-    name = re.sub(r"[^\w.+-]", "_", filename.replace("\\", "/").rsplit("/", 1)[-1]).lstrip(".")
+    """A file name that names nothing but a file in the folder at hand; its ending is kept.
+
+    ASCII only: file systems count bytes, and a name of 150 letters may have 600.
+    """
+    last = filename.replace("\\", "/").rsplit("/", 1)[-1]
+    name = re.sub(r"[^\w.+-]", "_", last, flags=re.ASCII).lstrip(".")
     return name[-150:] or "file"
 
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 import threading
 
 import structlog
-from sqlalchemy import delete, select
 from sqlalchemy.exc import DBAPIError
 
-from models import lifecycle
-from models.database import Database, after
-from models.job import TERMINAL
+from models import deadlines, lifecycle
+from models.database import Database
 from models.lifecycle import Requeued
 from models.settings import Settings
 from models.store import Store, StoreError, open_store
-from models.tables import Checkpoint, IdempotencyKey, Job
-from worker.checkpoints import checkpoint_folder
+from worker import collector
 from worker.process import run_until_told
 
 log = structlog.get_logger(__name__)
@@ -28,46 +25,41 @@ def take_back(database: Database, settings: Settings) -> Requeued:
     """Requeue, fail or cancel the jobs whose lease ran out."""
     with database.transaction() as session:
         done = lifecycle.requeue_expired(session, settings.max_attempts)
-    if done.queued or done.failed or done.cancelled:
-        log.warning("leases_expired", queued=done.queued, failed=done.failed, cancelled=done.cancelled)
+    for outcome, jobs in (("queued", done.queued), ("failed", done.failed), ("cancelled", done.cancelled)):
+        for job_id in jobs:
+            log.warning("lease_expired", job_id=job_id, now=outcome)
     return done
 
 
-def forget_idempotency_keys(database: Database, settings: Settings) -> None:
-    """Remove keys older than they are promised to be kept."""
+def end_overdue(database: Database, settings: Settings) -> list[str]:
+    """Fail the jobs that nobody began in time, and the runs that take much longer than their budget."""
     with database.transaction() as session:
-        oldest = after(session, -settings.idempotency_hours * 3600)
-        session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < oldest))
-
-
-def drop_checkpoints(database: Database, store: Store) -> list[str]:
-    """Remove the checkpoints of jobs that are done. Returns the ids of those jobs."""
-    with database.session() as session:
-        finished = (
-            select(Checkpoint.job_id)
-            .join(Job, Job.id == Checkpoint.job_id)
-            .where(Job.status.in_(TERMINAL))
-            .distinct()
+        ended = deadlines.expire_queued(session, settings.queue_hours)
+    with database.transaction() as session:
+        ended += deadlines.stop_overdue(
+            session, factor=settings.runtime_factor, extra_minutes=settings.runtime_extra_minutes
         )
-        done = list(session.scalars(finished))
-    for job_id in done:
-        for key in list(store.list(checkpoint_folder(job_id))):
-            store.delete(key)
-        with database.transaction() as session:
-            session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id))
-    return done
+    if ended:
+        log.warning("jobs_overdue", ids=ended)
+    return ended
+
+
+def clear_away(database: Database, store: Store, settings: Settings) -> None:
+    """One bounded round of the collector."""
+    if removed := collector.round(database, store, settings):
+        log.info("cleared_away", **removed)
 
 
 def run_forever(stop: threading.Event, settings: Settings) -> None:
     """Reap until told to stop; survives an unreachable database or store."""
     database = Database(settings.database)
-    store = open_store(settings.store)
+    store = open_store(settings.store, spool=settings.data_dir / "spool")
     try:
         while not stop.is_set():
             try:
                 take_back(database, settings)
-                forget_idempotency_keys(database, settings)
-                drop_checkpoints(database, store)
+                end_overdue(database, settings)
+                clear_away(database, store, settings)
             except DBAPIError as error:
                 log.warning("database_unreachable", reason=type(error.orig).__name__)
             except StoreError as error:
@@ -78,4 +70,4 @@ def run_forever(stop: threading.Event, settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    run_until_told(run_forever)
+    run_until_told("reaper", run_forever)

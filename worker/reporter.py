@@ -17,7 +17,9 @@ from models.spec import Candidate
 from models.store import StoreError
 from worker.checkpoints import Checkpoints
 from worker.engine.errors import Stopped
-from worker.engine.reporting import Stage
+from worker.engine.measure.process import peak_rss_bytes
+from worker.engine.memory import peak_device_bytes
+from worker.engine.reporting import FINISHED, STARTED, Stage
 from worker.progress import Gauge
 
 LEAST_SECONDS_BETWEEN_WRITES = 1.0
@@ -49,6 +51,7 @@ class DatabaseReporter:
         self._clock = clock
         self._gauge = Gauge(clock)
         self._stage: Stage | None = None
+        self._began: float | None = None
         self._written_at = -LEAST_SECONDS_BETWEEN_WRITES
         self._unwritten: list[Write] = []
         self._stop = False
@@ -63,7 +66,8 @@ class DatabaseReporter:
         """Write it, unless the last write was less than a second ago in the same stage."""
         document = self._gauge.document(stage, step, total, message)
         entered = stage != self._stage
-        if not entered and self._clock() - self._written_at < LEAST_SECONDS_BETWEEN_WRITES:
+        timed = self._time(stage, message)
+        if not entered and not timed and self._clock() - self._written_at < LEAST_SECONDS_BETWEEN_WRITES:
             return
         self._written_at = self._clock()
         if entered:
@@ -79,6 +83,7 @@ class DatabaseReporter:
                     data={"stage": stage},
                 )
             )
+        document |= {"memory_bytes": peak_rss_bytes(), "device_memory_bytes": peak_device_bytes()}
         self._write(
             lambda session: self._note_cancel(
                 journal.write_progress(session, self._job_id, self._attempt, document)
@@ -109,6 +114,16 @@ class DatabaseReporter:
         """Write what is still unwritten, within the caller's transaction. Raises LeaseLost."""
         for write in self._unwritten:
             write(session)
+
+    def _time(self, stage: Stage, message: str) -> bool:
+        """Note how long a stage took that began and ended here. Returns whether this was its end."""
+        if message == STARTED:
+            self._began = self._clock()
+        if message != FINISHED or self._began is None:
+            return False
+        seconds, self._began = self._clock() - self._began, None
+        self._keep(lambda session: journal.finish_stage(session, self._job_id, self._attempt, stage, seconds))
+        return True
 
     def _keep(self, write: Write) -> None:
         self._unwritten.append(write)

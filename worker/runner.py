@@ -1,23 +1,26 @@
 """`python -m worker.runner JOB ATTEMPT`: the process that does the work of one attempt.
 
-Exit codes: 0 the job's end is written; 75 stopped in order, to be gone on with; anything else means
-that nothing was written and the supervisor has to settle the row.
+Exit codes: 0 the job's end is written; 75 stopped in order, to be gone on with; 69 the database or the
+store did not answer; 137 out of memory; anything else is a crash. Unless it is 0, nothing was written and
+the supervisor has to settle the row.
 """
 
 from __future__ import annotations
 
-import errno
+import faulthandler
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
-from models import lifecycle
-from models.database import Database
+from models import blobs, lifecycle, telemetry
+from models.blobs import BlobLost
+from models.database import UNANSWERED, Database
 from models.job import Job, JobStatus
 from models.lifecycle import Delivery, JobError, LeaseLost
 from models.logs import configure
@@ -26,14 +29,15 @@ from models.spec import Certificate, JobSpec
 from models.store import Store, StoreError, StoreFull, open_store
 from worker import progress
 from worker.checkpoints import Checkpoints
-from worker.engine.errors import DiskFull, EngineError, SourceError, Stopped
+from worker.engine.errors import DiskFull, EngineError, SourceError, Stopped, is_disk_full
+from worker.engine.memory import wanted_memory
 from worker.engine.reporting import Reporter
 from worker.inputs import Inputs
 from worker.reporter import DatabaseReporter
-from worker.supervisor import EXIT_DONE, EXIT_STOPPED
+from worker.spans import StageSpans
+from worker.supervisor import EXIT_DONE, EXIT_STOPPED, EXIT_UNAVAILABLE, REQUEST_ID_VARIABLE
 from worker.workfolder import work_folder
 
-EXIT_UNWRITTEN = 1
 EXIT_OUT_OF_MEMORY = 128 + signal.SIGKILL
 RETRYABLE = frozenset({SourceError.code, DiskFull.code})
 log = structlog.get_logger(__name__)
@@ -71,6 +75,7 @@ class RunResult(Protocol):
     def artifacts(self) -> Sequence[ArtifactFile]: ...
 
 
+T = TypeVar("T")
 Engine = Callable[[JobSpec, Path, Reporter], RunResult]
 
 
@@ -98,25 +103,24 @@ class _Attempt:
         except (Stopped, LeaseLost):
             log.info("run_stopped")
             return EXIT_STOPPED
-        except MemoryError:
-            return EXIT_OUT_OF_MEMORY
         except EngineError as error:
             return self._fail(_typed(error))
         except StoreFull:
             return self._fail(DISK_FULL)
-        except (DBAPIError, StoreError):
+        except (*UNANSWERED, StoreError, BlobLost):
             log.exception("service_unavailable")
-            return EXIT_UNWRITTEN
+            return EXIT_UNAVAILABLE
         except Exception as error:
             log.exception("run_failed")
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            return self._fail(DISK_FULL if full else INTERNAL_ERROR)
+            if wanted_memory(error):
+                return EXIT_OUT_OF_MEMORY
+            return self._fail(DISK_FULL if is_disk_full(error) else INTERNAL_ERROR)
         return EXIT_DONE
 
     def _run(self, engine: Engine) -> None:
         job = self._load()
         store = open_store(self._settings.store, spool=self._settings.data_dir / "spool")
-        checkpoints = Checkpoints(self._database, store, self._job_id, self._attempt, self._folder / "run")
+        checkpoints = Checkpoints(self._database, store, self._job_id, self._attempt, self._folder)
         reporter = DatabaseReporter(self._database, self._job_id, self._attempt, checkpoints)
         signal.signal(signal.SIGTERM, lambda *_: reporter.stop())
         restored = checkpoints.restore()
@@ -124,28 +128,34 @@ class _Attempt:
             reporter.event("run.restored", "The run goes on from files of another machine.", files=restored)
         spec = JobSpec.model_validate(job.spec)
         inputs = Inputs(self._database, store, self._settings, job.tenant, self._folder / "inputs")
-        result = engine(inputs.resolve(spec), self._folder / "run", reporter)
+        with StageSpans(reporter) as traced:
+            result = engine(inputs.resolve(spec), checkpoints.folder, traced)
         self._deliver(store, reporter, result, job.spec_digest)
 
     def _load(self) -> Job:
-        with self._database.session() as session:
-            job = session.get(Job, self._job_id)
+        job = self._patiently(lambda session: session.get(Job, self._job_id))
         if job is None or job.attempt != self._attempt or job.status is not JobStatus.RUNNING:
             raise LeaseLost(self._job_id)
         return job
 
     def _deliver(self, store: Store, reporter: DatabaseReporter, result: RunResult, digest: str) -> None:
-        """Upload first, then everything visible in one guarded transaction."""
+        """Upload first, then everything visible in one guarded transaction.
+
+        Raises:
+            BlobLost: it took so long that the first files were cleared away as left behind.
+        """
         certificate = result.certificate
         if certificate.spec_digest != digest:  # the engine saw local paths; the user wrote other sources
             certificate = certificate.model_copy(update={"spec_digest": digest})
             _rewrite_certificate(result, certificate)
+        reserve = blobs.reserver(self._database, self._settings.blob_grace_hours)
         deliveries = [
-            Delivery(file.name, blob.size, blob.sha256, file.media_type)
+            Delivery(file.name, blob.size, blob.sha256, file.media_type, blob.generation)
             for file in result.artifacts
-            for blob in [store.put_file(file.path)]
+            for blob in [store.put_file(file.path, reserve=reserve)]
         ]
-        with self._database.transaction() as session:
+
+        def succeed(session: Session) -> None:
             reporter.flush(session)
             lifecycle.succeed(
                 session,
@@ -154,18 +164,24 @@ class _Attempt:
                 result=summary(certificate),
                 artifacts=deliveries,
                 progress=progress.finished(),
+                keep_days=self._settings.artifact_days,
             )
+
+        self._patiently(succeed)
 
     def _fail(self, error: JobError) -> int:
         try:
-            with self._database.transaction() as session:
-                lifecycle.fail(session, self._job_id, self._attempt, error)
+            self._patiently(lambda session: lifecycle.fail(session, self._job_id, self._attempt, error))
         except LeaseLost:
             return EXIT_STOPPED
-        except DBAPIError:
+        except UNANSWERED:
             log.exception("error_not_written", code=error.code)
-            return EXIT_UNWRITTEN
+            return EXIT_UNAVAILABLE
         return EXIT_DONE
+
+    def _patiently(self, write: Callable[[Session], T]) -> T:
+        """For as long as the lease may last. A write that was done before raises LeaseLost."""
+        return self._database.patiently(write, self._settings.lease_seconds)
 
 
 def summary(certificate: Certificate) -> dict[str, Any]:
@@ -189,13 +205,26 @@ def _engine(spec: JobSpec, workdir: Path, reporter: Reporter) -> RunResult:
     return run(spec, workdir, reporter)
 
 
-def main() -> None:
-    """Run the attempt named on the command line."""
-    configure()
-    job_id, attempt = sys.argv[1:]
-    structlog.contextvars.bind_contextvars(job_id=job_id, attempt=int(attempt))
-    sys.exit(run_job(Settings(), job_id, int(attempt), _engine))
+def main(job_id: str, attempt: int, engine: Engine = _engine) -> int:
+    """Do the attempt as a process of its own: with logs, spans, and last words if it crashes."""
+    settings = Settings()
+    configure("runner", settings.log_level)
+    faulthandler.enable()
+    structlog.contextvars.bind_contextvars(job_id=job_id, attempt=attempt)
+    if REQUEST_ID_VARIABLE in os.environ:
+        structlog.contextvars.bind_contextvars(request_id=os.environ[REQUEST_ID_VARIABLE])
+    with (
+        telemetry.exporting("runner"),
+        telemetry.span(
+            "job.run",
+            parent=telemetry.from_environment(),
+            axforge__job_id=job_id,
+            axforge__attempt=attempt,
+        ),
+    ):
+        return run_job(settings, job_id, attempt, engine)
 
 
 if __name__ == "__main__":
-    main()
+    _, given_job, given_attempt = sys.argv
+    sys.exit(main(given_job, int(given_attempt)))

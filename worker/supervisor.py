@@ -11,27 +11,31 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import structlog
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
-from models import lifecycle
+from models import lifecycle, telemetry
 from models.database import Database
 from models.job import Job, JobStatus
 from models.lifecycle import ClaimedJob, JobError, LeaseLost
 from models.settings import Settings
 from worker import workfolder
 from worker.leash import leashed
+from worker.relay import relaying
 
 EXIT_DONE = 0
 EXIT_STOPPED = 75  # EX_TEMPFAIL: checkpointed, to be gone on with
+EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE: a service that the run needs does not answer
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+OUTAGE_ATTEMPTS = 12  # about three quarters of an hour with the waiting times between them
 POLL_SECONDS = 0.2
+REQUEST_ID_VARIABLE = "AXFORGE_RUN_REQUEST_ID"
 LOST_GRACE_SECONDS = 5.0  # a run that wrote its end an instant ago may leave by itself
 
 Reason = Literal["cancel", "shutdown", "lost"]
@@ -40,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 OUT_OF_MEMORY = JobError(
     code="out_of_memory",
-    detail="The run was killed, most likely because the worker has too little memory for it.",
+    detail="The run was ended, most likely because the worker has too little memory for it.",
     remedy="Use a smaller baseline.batch_size or max_length, a smaller model, or a worker with more memory.",
     pointer="/baseline/batch_size",
     retryable=True,
@@ -49,6 +53,12 @@ WORKER_CRASHED = JobError(
     code="worker_crashed",
     detail="The run ended without an answer.",
     remedy="Submit the job again; if it happens again, give its id to the operator, who has the logs.",
+    retryable=True,
+)
+SERVICE_UNAVAILABLE = JobError(
+    code="service_unavailable",
+    detail="The database or the object store did not answer the run.",
+    remedy="Submit the job again when the service is well (GET /readyz).",
     retryable=True,
 )
 
@@ -78,10 +88,25 @@ class Supervisor:
             return None
         workfolder.sweep(self.database, self.settings.data_dir)
         with self.database.transaction() as session:
-            job = lifecycle.claim(session, worker_name(), self.settings.lease_seconds)
+            job = lifecycle.claim(
+                session,
+                worker_name(),
+                self.settings.lease_seconds,
+                running_limit=self.settings.quota_running_jobs,
+            )
         if job is None:
             return None
-        with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt):
+        origin = {} if job.request_id is None else {"request_id": job.request_id}
+        with (
+            structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt, **origin),
+            telemetry.span(
+                "job.supervise",
+                parent=job.trace_context or {},
+                kind="consumer",
+                axforge__job_id=job.id,
+                axforge__attempt=job.attempt,
+            ),
+        ):
             self._see_through(job)
         workfolder.sweep(self.database, self.settings.data_dir)
         return job.id
@@ -90,56 +115,72 @@ class Supervisor:
         log.info("run_started")
         process = subprocess.Popen(
             leashed(self.command(job), signal.SIGKILL),
-            env=os.environ | self.settings.environment(),
+            env=os.environ | self.settings.environment() | self._origin(job),
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,  # signals for the worker's group reach the run through us only
         )
-        try:
-            reason = _Watch(self, job, process).until_exit()
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+        with relaying(process):
+            try:
+                reason = _Watch(self, job, process).until_exit()
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
         log.info("run_ended", exit_code=process.returncode, reason=reason)
         if reason != "lost":
             self._settle(job, process.returncode, reason)
 
+    @staticmethod
+    def _origin(job: ClaimedJob) -> dict[str, str]:
+        """What ties the run's logs and spans to the request that created the job."""
+        request = {} if job.request_id is None else {REQUEST_ID_VARIABLE: job.request_id}
+        return telemetry.environment() | request
+
     def _settle(self, job: ClaimedJob, code: int, reason: Reason | None) -> None:
         """Write what the run could not. Retried for a lease's time: after that the reaper has the job."""
-        deadline = time.monotonic() + self.settings.lease_seconds
-        while True:
-            try:
-                self._write_outcome(job, code, reason)
-                return
-            except LeaseLost:
-                log.info("run_no_longer_ours")
-                return
-            except DBAPIError as error:
-                if time.monotonic() > deadline:
-                    log.error("outcome_not_written", reason=type(error.orig).__name__)
-                    return
-                threading.Event().wait(1.0)
 
-    def _write_outcome(self, job: ClaimedJob, code: int, reason: Reason | None) -> None:
-        with self.database.transaction() as session:
-            row = session.get_one(Job, job.id)
-            if row.status is not JobStatus.RUNNING or row.attempt != job.attempt:
-                return  # the run wrote its end itself
-            if reason == "cancel":
-                lifecycle.cancel_run(session, job.id, job.attempt)
-            elif code == EXIT_STOPPED or reason == "shutdown":
-                message = "The worker shuts down; the job goes on from its last checkpoint."
-                lifecycle.release(session, job.id, job.attempt, message=message)
-            else:
-                memory = code in KILLED
-                lifecycle.run_died(
-                    session,
-                    job.id,
-                    job.attempt,
-                    out_of_memory=memory,
-                    max_attempts=self.settings.max_attempts,
-                    error=OUT_OF_MEMORY if memory else WORKER_CRASHED,
-                )
+        def write(session: Session) -> None:
+            self._write_outcome(session, job, code, reason)
+
+        try:
+            self.database.patiently(write, self.settings.lease_seconds)
+        except LeaseLost:
+            log.info("run_no_longer_ours")
+        except DBAPIError as error:
+            log.error("outcome_not_written", reason=type(error.orig).__name__)
+
+    def _write_outcome(self, session: Session, job: ClaimedJob, code: int, reason: Reason | None) -> None:
+        row = session.get_one(Job, job.id)
+        if row.status is not JobStatus.RUNNING or row.attempt != job.attempt:
+            return  # the run wrote its end itself
+        if reason == "cancel":
+            lifecycle.cancel_run(session, job.id, job.attempt)
+        elif code == EXIT_STOPPED or reason == "shutdown":
+            message = "The worker shuts down; the job goes on from its last checkpoint."
+            lifecycle.release(session, job.id, job.attempt, message=message)
+        else:
+            most = self.settings.max_attempts
+            lifecycle.run_died(
+                session,
+                job.id,
+                job.attempt,
+                out_of_memory=code in KILLED,
+                max_attempts=max(most, OUTAGE_ATTEMPTS) if code == EXIT_UNAVAILABLE else most,
+                error=_cause(code),
+            )
+
+
+def _cause(code: int) -> JobError:
+    """What an exit code says about why a run ended without an answer."""
+    if code in KILLED:
+        return OUT_OF_MEMORY
+    if code == EXIT_UNAVAILABLE:
+        return SERVICE_UNAVAILABLE
+    if code < 0:
+        return replace(WORKER_CRASHED, detail=f"The run was ended by {signal.Signals(-code).name}.")
+    return WORKER_CRASHED
 
 
 class _Watch:

@@ -8,11 +8,13 @@ import signal
 import threading
 from typing import Any
 
-from celery.signals import setup_logging, worker_shutting_down
+from celery import bootsteps
+from celery.signals import worker_shutting_down
 
-from models import logs
+from models import telemetry
 from models.database import Database
 from models.settings import Settings
+from worker import alive
 from worker.celery_app import TASK, app
 from worker.leash import signal_on_parent_death
 from worker.supervisor import Supervisor
@@ -22,14 +24,22 @@ from worker.supervisor import Supervisor
 _stop_flag = mmap.mmap(-1, 1)
 
 
-@setup_logging.connect  # type: ignore[untyped-decorator]
-def _log_as_all_processes_do(**_: Any) -> None:
-    logs.configure()
-
-
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _tell_the_pool(**_: Any) -> None:
     _stop_flag[0] = 1
+
+
+class _Alive(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Signs of life from the loop that takes hints; a run goes on in the pool meanwhile."""
+
+    requires = ("celery.worker.components:Timer",)
+
+    def start(self, parent: Any) -> None:
+        alive.touch()
+        parent.timer.call_repeatedly(alive.TICK_SECONDS, alive.touch)
+
+
+app.steps["worker"].add(_Alive)
 
 
 @app.task(name=TASK)  # type: ignore[untyped-decorator]
@@ -41,7 +51,8 @@ def run_next_job() -> None:
     settings = Settings()
     database = Database(settings.database)
     try:
-        Supervisor(database, settings, stopping=lambda: told.is_set() or bool(_stop_flag[0])).run_next()
+        with telemetry.exporting("worker"):
+            Supervisor(database, settings, stopping=lambda: told.is_set() or bool(_stop_flag[0])).run_next()
     finally:
         database.close()
         signal.signal(signal.SIGTERM, before)

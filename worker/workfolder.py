@@ -17,14 +17,14 @@ def work_folder(data_dir: Path, job_id: str) -> Path:
 
 
 def sweep(database: Database, data_dir: Path) -> list[str]:
-    """Remove the folders of jobs that are done, wherever they ended. Returns their ids."""
+    """Remove the folders of jobs that are done or deleted, wherever they ended. Returns their ids."""
     root = data_dir.resolve() / "work"
-    present = [path.name for path in root.iterdir()] if root.is_dir() else []
+    present = {path.name for path in root.glob("job_*")}
     if not present:
         return []
     with database.session() as session:
-        finished = select(Job.id).where(Job.id.in_(present), Job.status.in_(TERMINAL))
-        done = list(session.scalars(finished))
+        alive = select(Job.id).where(Job.id.in_(present), Job.status.not_in(TERMINAL))
+        done = sorted(present.difference(session.scalars(alive)))
     for job_id in done:
         shutil.rmtree(root / job_id, ignore_errors=True)
     return done

@@ -8,16 +8,20 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Path
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from app.artifacts import service
 from app.artifacts.schemas import ArtifactList
+from app.auth import CurrentCaller, needs
 from app.conditions import ByteRange, none_match, requested_range
 from app.context import Service, Tenant
 from app.schemas import JobId
+from models.api_key import Scope
 from models.artifact import Artifact as ArtifactRow
 
-router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["artifacts"])
+router = APIRouter(
+    prefix="/v1/jobs/{job_id}/artifacts", tags=["artifacts"], dependencies=[needs(Scope.ARTIFACTS)]
+)
 
 FileName = Annotated[str, Path(max_length=300, description="Name of the file; it may hold slashes.")]
 IfNoneMatch = Annotated[str | None, Header(description="ETag that the client has.")]
@@ -26,9 +30,7 @@ FILE_HEADERS = {
     "Accept-Ranges": {"schema": {"type": "string"}},
     "Repr-Digest": {"schema": {"type": "string"}, "description": "SHA-256 of the whole file (RFC 9530)."},
 }
-FILE_CONTENT: dict[str, Any] = {
-    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
-}
+FILE_CONTENT: dict[str, Any] = {"*/*": {}}  # each file has its own media type
 
 
 @router.get("", operation_id="list_artifacts", summary="List the files of a job")
@@ -50,23 +52,34 @@ def list_artifacts(context: Service, tenant: Tenant, job_id: JobId) -> ArtifactL
             "headers": FILE_HEADERS,
         },
         304: {"description": "The file is as `If-None-Match` knows it."},
+        307: {
+            "description": "The object store gives it out, at `Location`.",
+            "headers": {"Location": {"schema": {"type": "string", "format": "uri"}}},
+        },
     },
 )
 def download_artifact(
     context: Service,
-    tenant: Tenant,
+    caller: CurrentCaller,
     job_id: JobId,
     name: FileName,
     range: Annotated[str | None, Header(description="One range of bytes, such as `bytes=1000-`.")] = None,
     if_range: Annotated[str | None, Header(description="ETag that the range belongs to.")] = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """The bytes, whole or from where a broken download ended."""
-    row = service.find(context, tenant, job_id, name)
+    """The bytes, whole or from where a broken download ended.
+
+    A service may send you on to its object store for a whole file; parts come from here.
+    """
+    row = service.find(context, caller.tenant, job_id, name)
     if not none_match(if_none_match, _etag(row)):
         return _not_modified(row)
+    # The store knows another ETag, so that `If-Range` would begin the file anew there.
+    address = service.elsewhere(context, row) if range is None else None
+    if address is not None:
+        return RedirectResponse(address, status_code=307, headers={"Cache-Control": "no-store"})
     part = requested_range(range, if_range, _etag(row), row.size)
-    return _stream(row, part, service.read(context, row, part))
+    return _stream(row, part, service.read(context, caller, row, part))
 
 
 @router.head(

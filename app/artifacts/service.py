@@ -7,11 +7,14 @@ from urllib.parse import quote
 
 from app.artifacts import repository
 from app.artifacts.schemas import Artifact, ArtifactList
+from app.audit import repository as audit
+from app.caller import Caller
 from app.conditions import ByteRange
 from app.context import Context
 from app.jobs import repository as jobs
 from app.problems import Gone, NotFound, unknown_job
 from models.artifact import Artifact as ArtifactRow
+from models.base import utc_now
 from models.store import BlobNotFound, blob_key
 
 
@@ -29,11 +32,18 @@ def find(context: Context, tenant: str, job_id: str, name: str) -> ArtifactRow:
 
     Raises:
         NotFound: no such job, or the job has no such file.
+        Gone: the job's files have expired.
     """
     with context.database.session() as session:
-        if jobs.find(session, tenant, job_id) is None:
+        job = jobs.find(session, tenant, job_id)
+        if job is None:
             raise unknown_job(job_id)
         row = repository.find(session, job_id, name)
+    if row is None and job.expires_at is not None and job.expires_at <= utc_now():
+        raise Gone(
+            f"The job's files were kept until {job.expires_at:%Y-%m-%d %H:%M} UTC.",
+            remedy="Run the job again.",
+        )
     if row is None:
         raise NotFound(
             f"The job has no file {name[:100]!r}.",
@@ -42,17 +52,34 @@ def find(context: Context, tenant: str, job_id: str, name: str) -> ArtifactRow:
     return row
 
 
-def read(context: Context, row: ArtifactRow, part: ByteRange | None) -> Iterator[bytes]:
-    """The bytes, in pieces.
+def read(context: Context, caller: Caller, row: ArtifactRow, part: ByteRange | None) -> Iterator[bytes]:
+    """The bytes, in pieces; that they were asked for is on record before the first is sent.
 
     Raises:
         Gone: the store has them no longer.
     """
     part = part or ByteRange(0, row.size)
     try:
-        return context.store.open_range(blob_key(row.sha256), part.start, part.end)
+        pieces = context.store.open_range(blob_key(row.sha256, row.generation), part.start, part.end)
     except BlobNotFound as error:
-        raise Gone("The store has the bytes of this file no longer.", remedy="Run the job again.") from error
+        raise _gone() from error
+    with context.database.transaction() as session:
+        span = {"first_byte": part.start, "end_byte": part.end}
+        audit.record(session, caller, "artifact.downloaded", row.job_id, name=row.name, **span)
+    return pieces
+
+
+def elsewhere(context: Context, row: ArtifactRow) -> str | None:
+    """Where the store itself gives the file out; None where it does not, or is not to.
+
+    Raises:
+        Gone: the store has it no longer.
+    """
+    seconds = context.api.presign_seconds
+    address = context.store.presigned(blob_key(row.sha256, row.generation), seconds) if seconds else None
+    if address is not None and not context.store.exists(blob_key(row.sha256, row.generation)):
+        raise _gone()
+    return address
 
 
 def describe(row: ArtifactRow) -> Artifact:
@@ -67,3 +94,7 @@ def describe(row: ArtifactRow) -> Artifact:
         created_at=row.created_at,
         url=f"/v1/jobs/{row.job_id}/artifacts/{quote(row.name)}",
     )
+
+
+def _gone() -> Gone:
+    return Gone("The store has the bytes of this file no longer.", remedy="Run the job again.")

@@ -6,13 +6,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
+from app.auth import needs
 from app.candidates import service
 from app.candidates.schemas import Candidate, CandidateList
 from app.context import Service, Tenant
 from app.pages import Limit
 from app.schemas import JobId
+from models.api_key import Scope
 
-router = APIRouter(prefix="/v1/jobs/{job_id}/candidates", tags=["candidates"])
+router = APIRouter(
+    prefix="/v1/jobs/{job_id}/candidates", tags=["candidates"], dependencies=[needs(Scope.JOBS)]
+)
 
 LARGEST_NUMBER = 2**31 - 1
 

@@ -7,9 +7,11 @@ from typing import Any, cast, get_args
 
 from annotated_types import Le
 
+from app.caller import Caller
 from app.capabilities.catalogue import APPROXIMATIONS, STAGES, STRATEGIES, Approximation
 from app.capabilities.schemas import ApproximationInfo, Capabilities, Limits, StrategyInfo, UploadKinds
 from app.context import Context
+from app.jobs.plan import may_name_paths
 from app.uploads.kinds import ENDINGS
 from app.version import VERSION
 from models.spec import Budget, ExportName, Focus, JobSpec, MetricName, Target, TaskName
@@ -18,8 +20,8 @@ from models.spec.sources import ORIGINS
 from models.upload import UploadKind
 
 
-def capabilities(context: Context) -> Capabilities:
-    """What can be asked of this service as it is set up."""
+def capabilities(context: Context, caller: Caller) -> Capabilities:
+    """What the caller can ask of this service as it is set up."""
     return Capabilities(
         object="capabilities",
         version=VERSION,
@@ -35,7 +37,9 @@ def capabilities(context: Context) -> Capabilities:
         exports=list(get_args(ExportName)),
         runtimes=_choices(Target, "runtime"),
         devices=_choices(Target, "device"),
-        sources=[origin for origin in ORIGINS if origin != "path" or context.settings.allow_paths],
+        sources=[
+            origin for origin in ORIGINS if origin != "path" or may_name_paths(caller, context.settings)
+        ],
         uploads=UploadKinds(model=list(ENDINGS[UploadKind.MODEL]), dataset=list(ENDINGS[UploadKind.DATASET])),
         limits=Limits(
             spec_max_bytes=context.api.spec_max_bytes,

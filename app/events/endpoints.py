@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
@@ -10,17 +12,20 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
-from app.context import Service, Tenant
+from app.auth import CurrentCaller, needs
+from app.context import Service
 from app.events import service
 from app.events.schemas import EventList
 from app.pages import Limit
 from app.pointers import FieldProblem
 from app.problems import InvalidRequest
 from app.schemas import JobId
+from models.api_key import Scope
 
-router = APIRouter(prefix="/v1/jobs/{job_id}/events", tags=["events"])
+router = APIRouter(prefix="/v1/jobs/{job_id}/events", tags=["events"], dependencies=[needs(Scope.JOBS)])
 
 HEARTBEAT_SECONDS = 15.0
+ADMISSION_SECONDS = 10.0
 LARGEST_ID = 2**63 - 1
 
 
@@ -39,7 +44,7 @@ LARGEST_ID = 2**63 - 1
 )
 async def list_events(
     context: Service,
-    tenant: Tenant,
+    caller: CurrentCaller,
     job_id: JobId,
     after: Annotated[int, Query(ge=0, le=LARGEST_ID, description="Id of the last event that is known.")] = 0,
     limit: Limit = 100,
@@ -54,18 +59,28 @@ async def list_events(
     (data: status, attempt, progress; no id) and, last of all, one `end` message (data: status).
     """
     if "text/event-stream" not in accept.lower():
-        found = await run_in_threadpool(service.page, context, tenant, job_id, after, limit)
+        found = await run_in_threadpool(service.page, context, caller.tenant, job_id, after, limit)
         return JSONResponse(found.model_dump(mode="json"))
     behind = after if last_event_id is None else _event_id(last_event_id)
-    first = await run_in_threadpool(service.look, context, tenant, job_id, behind)
+    first = await run_in_threadpool(service.look, context, caller.tenant, job_id, behind)
     if first.job.done and not first.events and last_event_id is not None:
         return Response(status_code=204)
-    messages = service.follow(context, tenant, first, behind, HEARTBEAT_SECONDS)
-    return EventSourceResponse(_encoded(messages), headers={"X-Accel-Buffering": "no"})
+    messages = service.follow(context, caller.tenant, first, behind, HEARTBEAT_SECONDS)
+    return EventSourceResponse(
+        _encoded(messages, partial(context.door.still_admits, caller)), headers={"X-Accel-Buffering": "no"}
+    )
 
 
-async def _encoded(messages: AsyncIterator[service.Message | None]) -> AsyncIterator[bytes]:
+async def _encoded(
+    messages: AsyncIterator[service.Message | None], is_admitted: Callable[[], Awaitable[bool]]
+) -> AsyncIterator[bytes]:
+    """Server-sent events, until a caller whose key was revoked is no longer to see them."""
+    looked_at = time.monotonic()
     async for message in messages:
+        if time.monotonic() - looked_at >= ADMISSION_SECONDS:
+            if not await is_admitted():
+                return
+            looked_at = time.monotonic()
         if message is None:
             yield KEEPALIVE_COMMENT
         else:

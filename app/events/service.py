@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from app.context import Context
 from app.events import repository
+from app.events.look import Look
 from app.events.schemas import Event, EventList, ProgressMessage, StreamEnd
 from app.jobs import repository as jobs
 from app.jobs.service import progress_of
 from app.jobs.watch import JobState
 from app.problems import unknown_job
 from models.event import Event as EventRow
-from models.job import Job as JobRow
 
 STREAM_PAGE = 100
 
@@ -29,14 +29,6 @@ class Message:
     name: str
     body: BaseModel
     id: int | None = None
-
-
-@dataclass(frozen=True)
-class Look:
-    """A job and its next events, read together, so that a job that is done has told all of them."""
-
-    job: JobRow
-    events: Sequence[EventRow]
 
 
 def page(context: Context, tenant: str, job_id: str, after: int, limit: int) -> EventList:
@@ -80,7 +72,9 @@ async def follow(
                     if context.watcher.closed:
                         return
                     yield None
-            here = await run_in_threadpool(look, context, tenant, here.job.id, after)
+            here = await context.looks.read(
+                (tenant, here.job.id, after), partial(look, context, tenant, here.job.id, after)
+            )
 
 
 def _is_newer_than(version: int) -> Callable[[JobState], bool]:

@@ -19,6 +19,6 @@ async def get_health() -> Health:
 
 
 @router.get("/readyz", operation_id="get_readiness", summary="Can requests be served")
-def get_readiness(context: Service) -> Readiness:
-    """200 with the state of each part; 503 `not_ready` names the part that is down."""
-    return service.readiness(context)
+async def get_readiness(context: Service) -> Readiness:
+    """200 with the state of each part; 503 `not_ready` lists them too, and names the one that is down."""
+    return await service.readiness(context)

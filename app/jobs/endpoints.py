@@ -1,27 +1,35 @@
-"""`/v1/jobs`: create, read, list, cancel."""
+"""`/v1/jobs`: create, read, list, cancel, delete."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import structlog
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import BeforeValidator
 from starlette.concurrency import run_in_threadpool
 
-from app.bodies import read_document
+from app.auth import CurrentCaller, needs
+from app.bodies import read_document, validated
 from app.conditions import none_match, preferred_wait
 from app.context import Context, Service, Tenant
+from app.idempotency.service import Idempotent
 from app.jobs import service
 from app.jobs.examples import JOB_EXAMPLES
 from app.jobs.repository import JobFilter
 from app.jobs.schemas import Job, JobList, Plan
 from app.pages import Cursor, Limit
 from app.schemas import JobId
+from models.api_key import Scope
 from models.job import JobStatus
+from models.spec import JobSpec
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[needs(Scope.JOBS)])
 
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 SPEC_SCHEMA = {"$ref": "#/components/schemas/JobSpec"}
 ETAG_HEADER = {"ETag": {"schema": {"type": "string"}, "description": "Version of the job."}}
 JOB_HEADERS: dict[str, Any] = {
@@ -29,14 +37,16 @@ JOB_HEADERS: dict[str, Any] = {
     "Location": {"schema": {"type": "string"}, "description": "Path of the job."},
     "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds until a look is worthwhile."},
 }
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        description="The same key and spec give the same job, however often they are sent.",
-    ),
-]
+
+
+def _dated(given: Any) -> Any:
+    """Seconds since 1970 would be taken for a time as well, and a slip of the keyboard for seconds."""
+    if isinstance(given, str) and not DATE.match(given):
+        raise ValueError("Expected a date and a time, such as 2026-01-31T12:00:00Z")
+    return given
+
+
+Moment = Annotated[datetime, BeforeValidator(_dated)]
 
 
 @router.post(
@@ -62,22 +72,19 @@ IdempotencyKey = Annotated[
 async def create_job(
     request: Request,
     context: Service,
-    tenant: Tenant,
-    idempotency_key: IdempotencyKey = None,
+    caller: CurrentCaller,
+    idempotency: Idempotent,
     dry_run: Annotated[bool, Query(description="Validate and plan only; nothing is created.")] = False,
 ) -> Response:
     """Store a job and queue it. The body is a job spec, as JSON or YAML."""
     document = await read_document(request, context.api.spec_max_bytes)
-    spec = service.read_spec(document)
+    spec = validated(JobSpec, document)
     if dry_run:
-        plan = await run_in_threadpool(service.plan, context, tenant, spec)
+        plan = await run_in_threadpool(service.plan, context, caller, spec)
         return JSONResponse(plan.model_dump(mode="json"))
-    created = await run_in_threadpool(service.create, context, tenant, spec, idempotency_key)
-    answer = _answer(context, created.job, created.version, status=202)
-    answer.headers["Location"] = created.job.links.self
-    if created.replayed:
-        answer.headers["Idempotency-Replayed"] = "true"
-    return answer
+    answer = await run_in_threadpool(service.create, context, caller, spec, idempotency)
+    structlog.contextvars.bind_contextvars(job_id=answer.headers["Location"].rsplit("/", 1)[-1])
+    return answer.response()
 
 
 @router.get("", operation_id="list_jobs", summary="List jobs")
@@ -88,8 +95,8 @@ def list_jobs(
     limit: Limit = 20,
     status: Annotated[list[JobStatus] | None, Query(description="Any of these; repeatable.")] = None,
     name: Annotated[str | None, Query(max_length=100, description="Exactly this name.")] = None,
-    created_after: Annotated[datetime | None, Query(description="RFC 3339; UTC without a zone.")] = None,
-    created_before: Annotated[datetime | None, Query(description="RFC 3339; UTC without a zone.")] = None,
+    created_after: Annotated[Moment | None, Query(description="RFC 3339; UTC without a zone.")] = None,
+    created_before: Annotated[Moment | None, Query(description="RFC 3339; UTC without a zone.")] = None,
 ) -> JobList:
     """The jobs that fit, the newest first."""
     narrowed = JobFilter(
@@ -125,16 +132,12 @@ async def get_job(
     ] = None,
 ) -> Response:
     """The job as it is now, or as soon as it has changed."""
-    job, version = await run_in_threadpool(service.get, context, tenant, job_id)
     seconds = preferred_wait(prefer, context.api.max_wait_seconds)
-    if seconds and not job.done:
-        await _wait(context, job_id, version, if_none_match, seconds)
-        job, version = await run_in_threadpool(service.get, context, tenant, job_id)
-    answer = (
-        _answer(context, job, version)
-        if none_match(if_none_match, _etag(version))
-        else Response(status_code=304, headers={"ETag": _etag(version)})
-    )
+    if seconds:
+        before = await run_in_threadpool(service.state, context, tenant, job_id)
+        if not before.done:
+            await _wait(context, job_id, before.version, if_none_match, seconds)
+    answer = await run_in_threadpool(_current, context, tenant, job_id, if_none_match)
     if seconds:
         answer.headers["Preference-Applied"] = f"wait={seconds:g}"
     return answer
@@ -150,10 +153,30 @@ async def get_job(
         202: {"description": "The run was asked to stop.", "model": Job, "headers": ETAG_HEADER},
     },
 )
-def cancel_job(context: Service, tenant: Tenant, job_id: JobId) -> Response:
+def cancel_job(context: Service, caller: CurrentCaller, job_id: JobId, idempotency: Idempotent) -> Response:
     """Stop a job; asking again changes nothing. 409 `job_done` if it ended otherwise."""
-    job, version = service.cancel(context, tenant, job_id)
-    return _answer(context, job, version, status=200 if job.done else 202)
+    return service.cancel(context, caller, job_id, idempotency).response()
+
+
+@router.delete(
+    "/{job_id}",
+    operation_id="delete_job",
+    summary="Delete a job",
+    status_code=204,
+    response_class=Response,
+)
+def delete_job(context: Service, caller: CurrentCaller, job_id: JobId) -> None:
+    """Delete a job that is done, with its events, candidates and files. 409 `job_not_done` before."""
+    service.delete(context, caller, job_id)
+
+
+def _current(context: Context, tenant: str, job_id: str, if_none_match: str | None) -> Response:
+    if if_none_match is not None:
+        # Most who know a version know the current one: that is found out without the documents.
+        etag = service.etag(service.state(context, tenant, job_id).version)
+        if not none_match(if_none_match, etag):
+            return Response(status_code=304, headers={"ETag": etag})
+    return service.answer_of(context, *service.get(context, tenant, job_id)).response()
 
 
 async def _wait(
@@ -162,19 +185,8 @@ async def _wait(
     with context.watcher.watch(job_id) as watch:
         if if_none_match is None:
             await watch.until(lambda state: state.done, seconds)
-        elif not none_match(if_none_match, _etag(version)):
+        elif not none_match(if_none_match, service.etag(version)):
             await watch.until(lambda state: state.version > version, seconds)
-
-
-def _answer(context: Context, job: Job, version: int, *, status: int = 200) -> Response:
-    headers = {"ETag": _etag(version)}
-    if not job.done:
-        headers["Retry-After"] = str(context.api.retry_after_seconds)
-    return JSONResponse(job.model_dump(mode="json"), status_code=status, headers=headers)
-
-
-def _etag(version: int) -> str:
-    return f'"{version}"'
 
 
 def _in_utc(moment: datetime | None) -> datetime | None:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
+from app.caller import Caller
 from app.capabilities.catalogue import APPROXIMATIONS, STAGES
 from app.jobs.schemas import Plan
 from app.pointers import FieldProblem
 from app.problems import InvalidRequest
 from app.uploads import repository as uploads
+from models.locations import locate
 from models.settings import Settings
 from models.spec import ApproximationName, JobSpec, Source
 from models.upload import UploadKind
 
-OWN_STORE = "store://"
+
+def may_name_paths(caller: Caller, settings: Settings) -> bool:
+    """Whether the caller's jobs may read files of the workers' machines.
+
+    Who needs no key is on the same machine as an embedded server; who has one may be anybody.
+    """
+    return settings.allow_paths and (caller.key_id is None or settings.allow_paths_with_keys)
 
 
-def check_sources(session: Session, tenant: str, spec: JobSpec, *, settings: Settings) -> None:
-    """Refuse sources that this service cannot read.
+def check_sources(session: Session, caller: Caller, spec: JobSpec, *, settings: Settings) -> None:
+    """Refuse sources that this service does not read for the caller.
 
     Raises:
         InvalidRequest: with a pointer to every such source.
@@ -28,7 +36,7 @@ def check_sources(session: Session, tenant: str, spec: JobSpec, *, settings: Set
             ("base_model", spec.base_model, UploadKind.MODEL),
             ("dataset", spec.dataset, UploadKind.DATASET),
         )
-        if (problem := _source_problem(session, tenant, field, source, kind, settings))
+        if (problem := _source_problem(session, caller, field, source, kind, settings))
     ]
     if problems:
         raise InvalidRequest(problems[0].detail, remedy=problems[0].remedy, errors=problems)
@@ -50,23 +58,23 @@ def plan_of(spec: JobSpec) -> Plan:
 
 
 def _source_problem(
-    session: Session, tenant: str, field: str, source: Source, kind: UploadKind, settings: Settings
+    session: Session, caller: Caller, field: str, source: Source, kind: UploadKind, settings: Settings
 ) -> FieldProblem | None:
-    if source.path is not None and not settings.allow_paths:
+    if source.path is not None and not may_name_paths(caller, settings):
         return FieldProblem(
             pointer=f"/{field}/path",
             detail="This service reads no files of its own machine.",
             remedy=f"Send the file to POST /v1/uploads?kind={kind.value} and give its id as `upload`, "
             "or name a `hub` repository or a `uri`.",
         )
-    if source.uri is not None and not source.uri.startswith((OWN_STORE, *settings.uri_prefixes)):
+    if source.uri is not None and locate(source.uri, settings.uri_prefixes) is None:
         return FieldProblem(
             pointer=f"/{field}/uri",
             detail="This service does not read from there.",
             remedy=f"Send the file to POST /v1/uploads?kind={kind.value} and give its id as `upload`, "
             "or ask the operator to allow the prefix.",
         )
-    return _upload_problem(session, tenant, field, source.upload, kind) if source.upload else None
+    return _upload_problem(session, caller.tenant, field, source.upload, kind) if source.upload else None
 
 
 def _upload_problem(

@@ -6,12 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import Select, bindparam, select, union_all
 from sqlalchemy.orm import Session
 
 from app.jobs.watch import JobState
 from app.pages import Position
-from models.idempotency import IdempotencyKey
 from models.job import TERMINAL, Job, JobStatus
 
 
@@ -25,28 +24,37 @@ class JobFilter:
     created_before: datetime | None = None
 
 
+# Asked most by far; to compose one of these statements takes longer than to run it.
+_THIS_JOB = (Job.id == bindparam("id"), Job.tenant == bindparam("tenant"))
+_FIND = select(Job).where(*_THIS_JOB)
+_FIND_STATE = select(Job.version, Job.status).where(*_THIS_JOB)
+
+
 def find(session: Session, tenant: str, job_id: str) -> Job | None:
     """The tenant's job of that id."""
-    return session.scalars(select(Job).where(Job.id == job_id, Job.tenant == tenant)).one_or_none()
+    return session.scalars(_FIND, {"id": job_id, "tenant": tenant}).one_or_none()
+
+
+def state(session: Session, tenant: str, job_id: str) -> JobState | None:
+    """How far the tenant's job is, without its documents."""
+    row = session.execute(_FIND_STATE, {"id": job_id, "tenant": tenant}).one_or_none()
+    return None if row is None else JobState(row.version, row.status in TERMINAL)
 
 
 def page(
     session: Session, tenant: str, narrowed: JobFilter, position: Position | None, limit: int
 ) -> list[Job]:
     """Up to `limit` jobs behind `position`, the newest first."""
-    query = select(Job).where(Job.tenant == tenant)
-    if narrowed.statuses:
-        query = query.where(Job.status.in_(narrowed.statuses))
-    if narrowed.name is not None:
-        query = query.where(Job.name == narrowed.name)
-    if narrowed.created_after is not None:
-        query = query.where(Job.created_at > narrowed.created_after)
-    if narrowed.created_before is not None:
-        query = query.where(Job.created_at < narrowed.created_before)
-    if position is not None:
-        same_time = and_(Job.created_at == position.created_at, Job.id < position.id)
-        query = query.where(or_(Job.created_at < position.created_at, same_time))
-    return list(session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)))
+    parts = [
+        select(_page_of(tenant, status, narrowed, position, limit).subquery())
+        for status in sorted(narrowed.statuses or JobStatus)
+    ]
+    # An index gives each status in order, but not two of them: so many short pages are merged.
+    merged = union_all(*parts).subquery()
+    behind = merged.c.created_at.desc(), merged.c.id.desc()
+    shown = select(merged.c.id).order_by(*behind).limit(limit).subquery()
+    query = select(Job).join(shown, shown.c.id == Job.id)
+    return list(session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc())))
 
 
 def states(session: Session, ids: Collection[str]) -> dict[str, JobState]:
@@ -55,22 +63,22 @@ def states(session: Session, ids: Collection[str]) -> dict[str, JobState]:
     return {row.id: JobState(row.version, row.status in TERMINAL) for row in rows}
 
 
-def find_key(session: Session, tenant: str, key: str) -> IdempotencyKey | None:
-    """The record of an idempotency key."""
-    return session.get(IdempotencyKey, (tenant, key))
+def lock(session: Session, tenant: str, job_id: str) -> Job | None:
+    """The tenant's job, to be removed in this transaction."""
+    query = select(Job).where(Job.id == job_id, Job.tenant == tenant)
+    return session.scalars(query.with_for_update()).one_or_none()
 
 
-def add_key(session: Session, tenant: str, key: str, request_digest: str, job_id: str) -> None:
-    """Remember that the key stands for the job. A second writer of the same key gets IntegrityError."""
-    session.add(IdempotencyKey(tenant=tenant, key=key, request_digest=request_digest, job_id=job_id))
-    session.flush()
-
-
-def uses_upload(session: Session, tenant: str, upload_id: str) -> str | None:
-    """The id of a job that has not ended and refers to the upload."""
-    refers = or_(
-        Job.spec["base_model"]["upload"].as_string() == upload_id,
-        Job.spec["dataset"]["upload"].as_string() == upload_id,
-    )
-    alive = Job.status.not_in(TERMINAL)
-    return session.scalars(select(Job.id).where(Job.tenant == tenant, alive, refers).limit(1)).first()
+def _page_of(
+    tenant: str, status: JobStatus, narrowed: JobFilter, position: Position | None, limit: int
+) -> Select[str, datetime]:
+    query = select(Job.id, Job.created_at).where(Job.tenant == tenant, Job.status == status)
+    if narrowed.name is not None:
+        query = query.where(Job.name == narrowed.name)
+    if narrowed.created_after is not None:
+        query = query.where(Job.created_at > narrowed.created_after)
+    if narrowed.created_before is not None:
+        query = query.where(Job.created_at < narrowed.created_before)
+    if position is not None:
+        query = query.where(position.is_before(Job.created_at, Job.id))
+    return query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)

@@ -68,7 +68,9 @@ class Job(Resource):
     updated_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    expires_at: datetime | None
+    expires_at: datetime | None = Field(
+        description="The artifacts are kept until then; null: until the job is deleted."
+    )
     links: JobLinks
 
 

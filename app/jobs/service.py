@@ -2,86 +2,75 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-import structlog
-from pydantic import ValidationError
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.artifacts import repository as artifacts
 from app.artifacts.service import describe as describe_artifact
+from app.audit import repository as audit
+from app.caller import Caller
 from app.context import Context
+from app.idempotency.service import Answer, Keyed, once
 from app.jobs import repository
 from app.jobs.plan import check_sources, plan_of
 from app.jobs.repository import JobFilter
 from app.jobs.schemas import Job, JobError, JobLinks, JobList, Plan, Progress
+from app.jobs.watch import JobState
 from app.pages import Position, decode_cursor, encode_cursor
-from app.pointers import body_problems
-from app.problems import IdempotencyKeyReused, InvalidRequest, JobDone, unknown_job
-from models import lifecycle
+from app.problems import JobDone, JobNotDone, unknown_job
+from app.quotas.service import check_may_queue
+from models import lifecycle, retention
 from models.artifact import Artifact
 from models.job import Job as JobRow
 from models.job import JobStatus
 from models.spec import JobSpec
 
-log = structlog.get_logger(__name__)
 
-
-@dataclass(frozen=True)
-class Created:
-    """A job, and whether an earlier request with the same key had created it."""
-
-    job: Job
-    version: int
-    replayed: bool
-
-
-def read_spec(document: Any) -> JobSpec:
-    """The spec that a body holds.
-
-    Raises:
-        InvalidRequest: with a pointer to every field that is wrong.
-    """
-    try:
-        return JobSpec.model_validate(document)
-    except ValidationError as error:
-        problems = body_problems(error, JobSpec, document)
-        more = f" ({len(problems)} fields are wrong)" if len(problems) > 1 else ""
-        where = f"{problems[0].pointer}: " if problems[0].pointer else ""
-        raise InvalidRequest(
-            f"{where}{problems[0].detail}{more}", remedy=problems[0].remedy, errors=problems
-        ) from error
-
-
-def plan(context: Context, tenant: str, spec: JobSpec) -> Plan:
+def plan(context: Context, caller: Caller, spec: JobSpec) -> Plan:
     """Check the spec as `create` does, and say what would be done; nothing is stored."""
     with context.database.session() as session:
-        check_sources(session, tenant, spec, settings=context.settings)
+        check_sources(session, caller, spec, settings=context.settings)
     return plan_of(spec)
 
 
-def create(context: Context, tenant: str, spec: JobSpec, key: str | None) -> Created:
-    """Store a queued job, once for a key, and hint that there is work."""
-    try:
-        created = _store(context, tenant, spec, key)
-    except IntegrityError:
-        # Another request with the same key was faster: this one is a replay of it.
-        created = _store(context, tenant, spec, key)
-    if not created.replayed and not context.send_hint():
-        # The dispatcher finds the job a little later.
-        log.info("hint_not_sent", job_id=created.job.id)
-    return created
+def create(context: Context, caller: Caller, spec: JobSpec, request: Keyed) -> Answer:
+    """Store a queued job, once for a key, and hint that there is work.
+
+    Raises:
+        QuotaExceeded: the tenant has as many jobs queued, or has used as many minutes, as it may.
+    """
+
+    def store(session: Session) -> Answer:
+        check_sources(session, caller, spec, settings=context.settings)
+        check_may_queue(session, caller.tenant, context.settings)
+        row = lifecycle.create(session, spec, tenant=caller.tenant)
+        audit.record(session, caller, "job.created", row.id)
+        answer = answer_of(context, describe(row, []), row.version, status=202)
+        return replace(answer, headers={**answer.headers, "Location": f"/v1/jobs/{row.id}"})
+
+    answer = once(context, caller.tenant, request, _payload(spec) if request.key else "", store)
+    if not answer.replayed:
+        context.send_hint()
+    return answer
 
 
 def get(context: Context, tenant: str, job_id: str) -> tuple[Job, int]:
     """The job and its version."""
     with context.database.session() as session:
         row = existing(session, tenant, job_id)
-        return describe(row, artifacts.of_jobs(session, [row.id])), row.version
+        return describe(row, _delivered(session, row)), row.version
+
+
+def state(context: Context, tenant: str, job_id: str) -> JobState:
+    """The job's version and whether it has ended, for a client that knows the rest."""
+    with context.database.session() as session:
+        found = repository.state(session, tenant, job_id)
+    if found is None:
+        raise unknown_job(job_id)
+    return found
 
 
 def page(context: Context, tenant: str, narrowed: JobFilter, cursor: str | None, limit: int) -> JobList:
@@ -99,20 +88,56 @@ def page(context: Context, tenant: str, narrowed: JobFilter, cursor: str | None,
     )
 
 
-def cancel(context: Context, tenant: str, job_id: str) -> tuple[Job, int]:
+def cancel(context: Context, caller: Caller, job_id: str, request: Keyed) -> Answer:
     """Ask the job to stop; a queued one stops at once.
 
     Raises:
         JobDone: it ended otherwise.
     """
-    with context.database.transaction() as session:
-        row = lifecycle.request_cancel(session, job_id, tenant=tenant)
+
+    def stop(session: Session) -> Answer:
+        row = lifecycle.request_cancel(session, job_id, tenant=caller.tenant)
         if row is None:
             raise unknown_job(job_id)
-        files = artifacts.of_jobs(session, [row.id])
-    if row.done and row.status != JobStatus.CANCELLED:
-        raise JobDone(f"The job has {row.status.value} already.", remedy="There is nothing to cancel.")
-    return describe(row, files), row.version
+        if row.done and row.status != JobStatus.CANCELLED:
+            raise JobDone(f"The job has {row.status.value} already.", remedy="There is nothing to cancel.")
+        audit.record(session, caller, "job.cancelled", row.id)
+        job = describe(row, _delivered(session, row))
+        return answer_of(context, job, row.version, status=200 if job.done else 202)
+
+    return once(context, caller.tenant, request, "", stop)
+
+
+def answer_of(context: Context, job: Job, version: int, *, status: int = 200) -> Answer:
+    """The job with what clients need to look again."""
+    headers = {"ETag": etag(version)}
+    if not job.done:
+        headers["Retry-After"] = str(context.api.retry_after_seconds)
+    return Answer(status, job.model_dump_json(), headers)
+
+
+def etag(version: int) -> str:
+    """Of a job's version."""
+    return f'"{version}"'
+
+
+def delete(context: Context, caller: Caller, job_id: str) -> None:
+    """Forget a job that has ended, with its events, candidates and files.
+
+    Raises:
+        JobNotDone: it is queued or running.
+    """
+    with context.database.transaction() as session:
+        row = repository.lock(session, caller.tenant, job_id)
+        if row is None:
+            raise unknown_job(job_id)
+        if not row.done:
+            raise JobNotDone(
+                f"The job is {row.status.value}.",
+                remedy=f"Cancel it (POST /v1/jobs/{job_id}/cancel), wait until it is done, then delete it.",
+            )
+        audit.record(session, caller, "job.deleted", job_id)
+        retention.remove_job(session, row, context.settings.upload_days)
 
 
 def existing(session: Session, tenant: str, job_id: str) -> JobRow:
@@ -176,28 +201,14 @@ def progress_of(row: JobRow) -> Progress | None:
     )
 
 
-def _store(context: Context, tenant: str, spec: JobSpec, key: str | None) -> Created:
-    digest = _request_digest(spec)
-    with context.database.transaction() as session:
-        known = repository.find_key(session, tenant, key) if key else None
-        if known is not None:
-            if known.request_digest != digest:
-                raise IdempotencyKeyReused(
-                    "This idempotency key came with another spec before.",
-                    remedy="Use a new key for a new job.",
-                )
-            row = existing(session, tenant, known.job_id)
-            return Created(describe(row, artifacts.of_jobs(session, [row.id])), row.version, True)
-        check_sources(session, tenant, spec, settings=context.settings)
-        row = lifecycle.create(session, spec, tenant=tenant)
-        if key:
-            repository.add_key(session, tenant, key, digest, row.id)
-    return Created(describe(row, []), row.version, False)
+def _delivered(session: Session, row: JobRow) -> list[Artifact]:
+    """The job's files; only one that has succeeded has any."""
+    return artifacts.of_jobs(session, [row.id]) if row.status is JobStatus.SUCCEEDED else []
 
 
-def _request_digest(spec: JobSpec) -> str:
-    """Of all that the user gave: name and metadata too, unlike the digest of the spec."""
-    return hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+def _payload(spec: JobSpec) -> str:
+    """All that the user gave: name and metadata too, unlike the digest of the spec."""
+    return json.dumps(spec.model_dump(mode="json"), sort_keys=True)
 
 
 def _error(stored: dict[str, Any] | None) -> JobError | None:

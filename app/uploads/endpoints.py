@@ -10,19 +10,23 @@ from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Header, Path, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
 
-from app.bodies import bounded_chunks
+from app.auth import CurrentCaller, needs
+from app.bodies import announced_length, bounded_chunks
 from app.context import Service, Tenant
+from app.idempotency.service import Idempotent
 from app.pages import Cursor, Limit
 from app.pointers import FieldProblem
 from app.problems import InvalidRequest, UnsupportedMediaType
 from app.uploads import multipart, service
 from app.uploads.kinds import type_of
 from app.uploads.schemas import Upload, UploadList
+from models.api_key import Scope
 from models.upload import UploadKind
 
-router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"], dependencies=[needs(Scope.UPLOADS)])
 
 UploadId = Annotated[str, Path(max_length=64, description="Id of an upload, such as `upl_0190…`.")]
 FORM_TYPE = "application/x-www-form-urlencoded"
@@ -61,7 +65,8 @@ UPLOAD_BODY: dict[str, Any] = {
 async def create_upload(
     request: Request,
     context: Service,
-    tenant: Tenant,
+    caller: CurrentCaller,
+    idempotency: Idempotent,
     kind: Annotated[UploadKind, Query(description="What the file is.")],
     filename: Annotated[
         str | None,
@@ -74,9 +79,14 @@ async def create_upload(
     repr_digest: Annotated[str | None, Header(description="The same, as in RFC 9530.")] = None,
 ) -> Response:
     """Send the file as the body; it is stored while it arrives. A model comes as a zip or tar archive."""
-    body = bounded_chunks(request, context.settings.upload_max_bytes + FORM_OVERHEAD_BYTES)
     content_type = request.headers.get("content-type", "")
-    if content_type.lower().startswith(multipart.MEDIA_TYPE):
+    is_form = content_type.lower().startswith(multipart.MEDIA_TYPE)
+    size = announced_length(request)
+    if size is not None and is_form:
+        size = max(size - FORM_OVERHEAD_BYTES, 0)
+    await run_in_threadpool(service.check_room, context, caller.tenant, size, idempotency)
+    body = bounded_chunks(request, context.settings.upload_max_bytes + FORM_OVERHEAD_BYTES)
+    if is_form:
         form = multipart.FormFile(content_type, body)
         filename = filename or await form.filename()
         body = form.chunks()
@@ -85,11 +95,16 @@ async def create_upload(
         raise UnsupportedMediaType("The file is said to be a form.", remedy=multipart.HOW_TO_SEND)
     name = _checked_name(filename)
     announced = service.Announced(kind, name, type_of(kind, name), sha256 or _digest_in(repr_digest))
-    upload = await anyio.to_thread.run_sync(
-        service.receive, context, tenant, announced, _from_thread(body), limiter=context.uploading
+    answer = await anyio.to_thread.run_sync(
+        service.receive,
+        context,
+        caller,
+        announced,
+        _from_thread(body),
+        idempotency,
+        limiter=context.uploading,
     )
-    headers = {"Location": f"/v1/uploads/{upload.id}"}
-    return JSONResponse(upload.model_dump(mode="json"), status_code=201, headers=headers)
+    return answer.response()
 
 
 @router.get("", operation_id="list_uploads", summary="List uploads")
@@ -117,9 +132,9 @@ def get_upload(context: Service, tenant: Tenant, upload_id: UploadId) -> Upload:
     status_code=204,
     response_class=Response,
 )
-def delete_upload(context: Service, tenant: Tenant, upload_id: UploadId) -> None:
+def delete_upload(context: Service, caller: CurrentCaller, upload_id: UploadId) -> None:
     """Remove an upload. 409 `upload_in_use` while a job that has not ended refers to it."""
-    service.delete(context, tenant, upload_id)
+    service.delete(context, caller, upload_id)
 
 
 def _from_thread(chunks: AsyncIterator[bytes]) -> Iterator[bytes]:

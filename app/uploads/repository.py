@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.pages import Position
@@ -23,8 +23,7 @@ def page(
     if kind is not None:
         query = query.where(Upload.kind == kind)
     if position is not None:
-        same_time = and_(Upload.created_at == position.created_at, Upload.id < position.id)
-        query = query.where(or_(Upload.created_at < position.created_at, same_time))
+        query = query.where(position.is_before(Upload.created_at, Upload.id))
     return list(session.scalars(query.order_by(Upload.created_at.desc(), Upload.id.desc()).limit(limit)))
 
 
@@ -34,6 +33,7 @@ def add(session: Session, upload: Upload) -> None:
     session.flush()
 
 
-def remove(session: Session, upload: Upload) -> None:
-    """Forget the record."""
-    session.delete(upload)
+def lock(session: Session, tenant: str, upload_id: str) -> Upload | None:
+    """The tenant's upload, to be removed in this transaction."""
+    query = select(Upload).where(Upload.id == upload_id, Upload.tenant == tenant)
+    return session.scalars(query.with_for_update()).one_or_none()

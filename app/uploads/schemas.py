@@ -22,7 +22,9 @@ class Upload(Resource):
     sha256: str
     media_type: str
     created_at: datetime
-    expires_at: datetime | None
+    expires_at: datetime | None = Field(
+        description="Kept until then, and longer while a job needs it or after one did."
+    )
 
 
 class UploadList(Resource):

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from models.spec.base import Document
+
+
+def _without_password(uri: str) -> str:
+    authority = uri.partition("://")[2].partition("/")[0]
+    if ":" in authority.rpartition("@")[0]:
+        raise ValueError("a job's spec is shown to whoever sees the job; leave user and password out")
+    return uri
+
 
 HubName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$", max_length=200)
 ]
 Revision = Annotated[str, StringConstraints(pattern=r"^[\w./-]{1,100}$")]
 UploadId = Annotated[str, StringConstraints(pattern=r"^upl_[0-9a-f]{28}$")]
-ObjectUri = Annotated[str, StringConstraints(pattern=r"^(store|s3|gs|az|abfs)://[^\s?#]+$", max_length=1000)]
+ObjectUri = Annotated[
+    str,
+    StringConstraints(pattern=r"^(store|s3|gs|az|abfs)://[^\s?#]+$", max_length=1000),
+    AfterValidator(_without_password),
+]
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 ORIGINS = ("hub", "upload", "uri", "path")
 

@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from app.caller import Caller
+from app.keys import service
+from app.keys.schemas import CreatedApiKey, NewApiKey
 from app.main import create_app
 from app.settings import ApiSettings
 from models import journal, lifecycle
+from models.api_key import Scope
 from models.database import Database
 from models.lifecycle import Delivery
 from models.settings import Settings
 from models.spec import Candidate, CandidateMeasurements, JobSpec, PruneHeads, Recipe
 from models.store import Store, open_store
-from models.tables import Base
+from tests.models.databases import create_tables
 
 UPLOAD_LIMIT = 200_000
 
@@ -32,7 +37,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
     database = Database(settings.database)
-    Base.metadata.create_all(database.engine)
+    create_tables(database)
     yield database
     database.close()
 
@@ -46,6 +51,33 @@ def store(settings: Settings) -> Store:
 def client(settings: Settings, database: Database) -> Iterator[TestClient]:
     with TestClient(create_app(settings, ApiSettings(poll_seconds=0.02))) as client:
         yield client
+
+
+@pytest.fixture
+def application(settings: Settings, database: Database) -> Callable[..., FastAPI]:
+    """The application with other settings."""
+
+    def make(api: ApiSettings | None = None, **changes: Any) -> FastAPI:
+        return create_app(settings.model_copy(update=changes), api or ApiSettings())
+
+    return make
+
+
+@pytest.fixture
+def make_key(database: Database) -> Callable[..., CreatedApiKey]:
+    """Stores a key as the operator does, and gives it with its secret."""
+
+    def make(*scopes: Scope, tenant: str = "default", **more: Any) -> CreatedApiKey:
+        wanted = NewApiKey(name="test", scopes=list(scopes or Scope), **more)
+        with database.transaction() as session:
+            return service.create(session, Caller(tenant, None, frozenset(Scope)), wanted)
+
+    return make
+
+
+def bearer(key: CreatedApiKey) -> dict[str, str]:
+    """The header of who has the key."""
+    return {"Authorization": f"Bearer {key.secret}"}
 
 
 @pytest.fixture

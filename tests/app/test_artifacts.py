@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -137,3 +138,57 @@ def test_candidates_by_number(client: TestClient, start_run: Callable[..., Any])
     assert one["measurements"]["metric"] == 0.9
     assert client.get(f"{url}/9").status_code == 404
     assert client.get(f"{url}/x").status_code == 422
+
+
+class Signing:
+    """A store that gives out addresses, over one that does not."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def presigned(self, key: str, seconds: float) -> str:
+        return f"https://files.example/{key}?seconds={seconds:.0f}"
+
+
+@pytest.fixture
+def signing(client: TestClient) -> TestClient:
+    """The client, of a service whose store signs and that is to make use of it."""
+    context = client.app.state.context  # type: ignore[attr-defined]
+    client.app.state.context = replace(  # type: ignore[attr-defined]
+        context,
+        store=Signing(context.store),
+        api=context.api.model_copy(update={"presign_seconds": 300.0}),
+    )
+    client.follow_redirects = False
+    return client
+
+
+def test_whole_files_come_from_a_store_that_signs(signing: TestClient, url: str) -> None:
+    answer = signing.get(url)
+    assert answer.status_code == 307
+    assert answer.headers["Location"] == f"https://files.example/{blob_key(SHA256)}?seconds=300"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert signing.head(url).status_code == 200
+    assert signing.get(url, headers={"If-None-Match": f'"{SHA256}"'}).status_code == 304
+
+
+def test_parts_of_files_come_from_here(signing: TestClient, url: str) -> None:
+    headers = {"Range": "bytes=100-", "If-Range": f'"{SHA256}"'}
+    answer = signing.get(url, headers=headers)
+    assert (answer.status_code, answer.content) == (206, CONTENT[100:])
+
+
+def test_no_address_is_given_for_what_is_gone(signing: TestClient, store: Store, url: str) -> None:
+    store.delete(blob_key(SHA256))
+    answer = signing.get(url)
+    assert (answer.status_code, answer.json()["code"]) == (410, "gone")
+
+
+def test_a_store_that_does_not_sign_is_served_from_here(client: TestClient, url: str) -> None:
+    context = client.app.state.context  # type: ignore[attr-defined]
+    api = context.api.model_copy(update={"presign_seconds": 300.0})
+    client.app.state.context = replace(context, api=api)  # type: ignore[attr-defined]
+    assert client.get(url).content == CONTENT

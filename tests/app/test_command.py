@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 SERVE = "import typer; from app.command import serve; typer.run(serve)"
 START_SECONDS = 30.0
 MEBIBYTE = 2**20
+AUTO = {"AXFORGE_API_AUTH": "auto"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def server(settings: Settings, database: Database) -> Iterator[Server]:
     said = process.stderr.readline()
     assert "http://127.0.0.1:" in said, said + process.stderr.read()
     try:
-        yield Server(process, int(said.rpartition(":")[2]))
+        yield Server(process, int(json.loads(said)["url"].rpartition(":")[2]))
     finally:
         process.kill()
         process.communicate()
@@ -136,13 +137,58 @@ def test_port_in_use_is_told(server: Server, tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
-def test_embedded_server_refuses_to_be_reached_by_others(host: str, tmp_path: Path) -> None:
-    process = _start("--embedded", "--host", host, "--data-dir", str(tmp_path / "data"))
+@pytest.mark.parametrize("options", [("--embedded",), ()])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org"])
+def test_without_keys_no_server_is_reached_by_others(
+    host: str, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    process = _start(*options, "--host", host, "--data-dir", str(tmp_path / "data"), environment=AUTO)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "--insecure" in said
+    assert "axforge keys create" in said
     assert not (tmp_path / "data").exists()
+
+
+def test_database_that_does_not_answer_counts_as_one_without_keys() -> None:
+    url = "postgresql://axforge:planted-password@127.0.0.1:1/axforge"
+    process = _start("--host", "0.0.0.0", environment=AUTO | {"AXFORGE_DATABASE_URL": url})
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "--insecure" in said
+    assert "planted-password" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "auth", "with_key", "status"),
+    [
+        (("--insecure",), "auto", False, 200),
+        (("--insecure",), "auto", True, 401),
+        ((), "auto", True, 401),
+        (("--insecure",), "required", False, 401),
+    ],
+)
+def test_server_that_others_reach(
+    options: tuple[str, ...],
+    auth: str,
+    with_key: bool,
+    status: int,
+    settings: Settings,
+    make_key: Callable[..., Any],
+) -> None:
+    if with_key:
+        make_key()
+    where = ("--host", "0.0.0.0", "--port", "0", "--data-dir", str(settings.data_dir))
+    process = _start(*where, *options, environment={"AXFORGE_API_AUTH": auth})
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    assert "http://0.0.0.0:" in said, said + process.stderr.read()
+    try:
+        server = Server(process, int(json.loads(said)["url"].rpartition(":")[2]))
+        assert server.request("GET", "/v1/jobs", Host="example.org")[0] == status
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:

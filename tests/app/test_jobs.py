@@ -259,3 +259,11 @@ def test_other_tenants_jobs_do_not_exist(
 @pytest.mark.parametrize("name", sorted(JOB_EXAMPLES))
 def test_examples_of_the_description_are_valid(name: str) -> None:
     JobSpec.model_validate(JOB_EXAMPLES[name]["value"])
+
+
+@pytest.mark.parametrize("moment", ["0.5", "1700000000", "yesterday", "2026"])
+def test_time_that_is_no_date_is_refused(client: TestClient, moment: str) -> None:
+    answer = client.get("/v1/jobs", params={"created_after": moment})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["parameter"] == "created_after"
+    assert "2026-01-31T12:00:00Z" in answer.json()["detail"]

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +23,7 @@ from models.database import Database
 from models.settings import Settings
 from models.spec import ApproximationName, JobSpec, StrategyName
 from models.spec.capabilities import ARCHITECTURES
+from models.store import ObjectStore, StoreError
 from models.tables import Base
 
 ROOT = Path(__file__).parent.parent.parent
@@ -77,6 +80,23 @@ def test_not_ready_without_tables(settings: Settings, database: Database, client
     assert client.get("/healthz").status_code == 200
 
 
+def test_failing_store_is_503_and_retryable(
+    client: TestClient, start_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start_run()
+    run.succeed(model=b"weights")
+    [file] = client.get(f"/v1/jobs/{run.job_id}/artifacts").json()["data"]
+
+    def fail(*_: object) -> None:
+        raise StoreError("the object store failed: GenericError")
+
+    monkeypatch.setattr(ObjectStore, "open_range", fail)
+    answer = client.get(file["url"])
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "service_unavailable"
+    assert answer.json()["retryable"] is True
+
+
 def test_lost_database_is_503_and_retryable(
     settings: Settings, database: Database, client: TestClient, spec: dict[str, Any]
 ) -> None:
@@ -87,6 +107,18 @@ def test_lost_database_is_503_and_retryable(
         assert answer.json()["retryable"] is True
         assert "Retry-After" in answer.headers
         assert str(settings.data_dir) not in answer.text
+
+
+def test_no_connection_free_is_503_and_retryable(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = client.app.state.context.database.engine  # type: ignore[attr-defined]
+    monkeypatch.setattr(engine.pool, "_timeout", 0.05)
+    with ExitStack() as taken:
+        for _ in range(engine.pool.size() + engine.pool._max_overflow):
+            taken.enter_context(engine.connect())
+        answer = client.get("/v1/jobs")
+    assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
+    assert "Retry-After" in answer.headers
+    assert client.get("/v1/jobs").status_code == 200
 
 
 def test_job_is_stored_though_the_broker_is_gone(
@@ -116,7 +148,7 @@ def test_every_operation_declares_problems_and_a_name() -> None:
     document = json.loads(openapi.snapshot())
     operations = [each for path in document["paths"].values() for each in path.values()]
     names = [each["operationId"] for each in operations]
-    assert len(names) == len(set(names)) == 17
+    assert len(names) == len(set(names)) == 33
     for each in operations:
         for status in ("4XX", "5XX"):
             content = each["responses"][status]["content"]

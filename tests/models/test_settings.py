@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from models.base import new_id
 from models.settings import Settings
@@ -19,7 +20,7 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path, monkeypatch: pyt
     settings = Settings.model_validate(
         {
             "data_dir": tmp_path,
-            "database_url": "postgresql://u:secret@h/d",
+            "database_url": "postgresql://u:hidden@h/d",
             "uri_prefixes": ["s3://models/"],
             "allow_paths": True,
             "lease_seconds": 1.5,
@@ -28,7 +29,17 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path, monkeypatch: pyt
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     assert Settings() == settings
-    assert "secret" not in repr(settings)
+    assert "hidden" not in repr(settings)
+
+
+def test_a_worker_does_not_get_the_key_of_the_webhooks() -> None:
+    settings = Settings.model_validate({"secret_key": "hidden" * 6})
+    assert "hidden" not in repr(settings) + str(settings.environment())
+
+
+def test_an_entry_that_allows_nothing_is_told_at_the_start() -> None:
+    with pytest.raises(ValidationError, match="neither a host name nor a network"):
+        Settings(outbound_allow=("10.0.0.0/33",))
 
 
 def test_ids_sort_by_time() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -133,3 +134,23 @@ def test_a_file_that_changes_meanwhile_is_not_stored(
     with pytest.raises(StoreError, match="changed"):
         store.put_file(path)
     assert list(store.list("")) == []
+
+
+def test_only_a_store_that_signs_gives_out_addresses(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(CONTENT)
+    blob = store.put_file(tmp_path / "in")
+    address = store.presigned(blob.key, 60)
+    if address is not None:
+        with urllib.request.urlopen(address) as answer:
+            assert answer.read() == CONTENT
+        assert "X-Amz-Expires=60" in address
+    assert (address is None) == (type(store._backend).__name__ != "S3Store")  # type: ignore[attr-defined]
+
+
+def test_addresses_name_the_store_as_clients_reach_it(s3: str, tmp_path: Path) -> None:
+    store = open_store(s3, spool=tmp_path, public_endpoint="http://files.example:9000")
+    blob = store.put_stream([b"abc"])  # through the endpoint of the environment
+    address = store.presigned(blob.key, 60)
+    assert address is not None
+    assert address.startswith(f"http://files.example:9000/axforge/some/prefix/{blob.key}?X-Amz-")
+    store.delete(blob.key)

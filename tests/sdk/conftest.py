@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from pydantic import SecretStr
 
 from app.main import create_app
 from app.settings import ApiSettings
@@ -69,7 +70,7 @@ class Service:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The application on a port of loopback, with SQLite and a folder as its store."""
     folder: Path = tmp_path_factory.mktemp("service")
-    settings = Settings(data_dir=folder, allow_paths=True)
+    settings = Settings(data_dir=folder, allow_paths=True, secret_key=SecretStr("k" * 40))
     database = Database(settings.database)
     Base.metadata.create_all(database.engine)
     port = free_port()

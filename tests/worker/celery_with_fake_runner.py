@@ -1,5 +1,6 @@
-"""The worker's Celery application, starting the fake runner in its waiting mode."""
+"""The worker's Celery application, starting the fake runner in the mode that FAKE_RUNNER names."""
 
+import os
 import sys
 from functools import partial
 
@@ -10,7 +11,7 @@ from worker.supervisor import Supervisor
 worker.tasks.Supervisor = partial(  # type: ignore[misc]
     Supervisor,
     command=lambda job: [
-        *(sys.executable, "-m", "tests.worker.fake_runner", "wait"),
+        *(sys.executable, "-m", "tests.worker.fake_runner", os.environ.get("FAKE_RUNNER", "wait")),
         *(job.id, str(job.attempt)),
     ],
 )

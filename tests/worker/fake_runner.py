@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.settings import Settings
+import structlog
+
 from models.spec import (
     Candidate,
     CandidateMeasurements,
@@ -22,8 +25,8 @@ from models.spec import (
     Recipe,
 )
 from worker.engine.errors import ColumnError
-from worker.engine.reporting import Reporter
-from worker.runner import run_job
+from worker.engine.reporting import FINISHED, STARTED, Reporter
+from worker.runner import main
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,11 @@ def succeed(spec: JobSpec, workdir: Path, reporter: Reporter) -> Result:
     if not prepared.exists():
         prepare(workdir, reporter)
     reporter.event("prepared", "It is prepared.", text=prepared.read_text())
-    reporter.progress("search", 0, 2)
+    reporter.progress("search", 0, None, STARTED)
     for number in range(2):
         reporter.candidate(candidate(number))
         reporter.progress("search", number + 1, 2)
+    reporter.progress("search", 1, 1, FINISHED)
     (workdir / "model.onnx").write_bytes(b"weights")
     (workdir / "certificate.json").write_text(certificate(spec.digest()).model_dump_json())
     return Result(
@@ -98,9 +102,26 @@ def succeed(spec: JobSpec, workdir: Path, reporter: Reporter) -> Result:
     )
 
 
+def talk(spec: JobSpec, workdir: Path, reporter: Reporter) -> Result:
+    """Succeed, as loudly as libraries are."""
+    print("plain words", flush=True)
+    sys.stderr.write("\r 50% of a bar\r100% of a bar\n")
+    os.write(2, b"[W:onnxruntime] a compiled library\n")
+    warnings.warn("an old call", DeprecationWarning, stacklevel=1)
+    logging.getLogger("transformers").warning("weights were %s", "made up")
+    try:
+        secret = os.environ["HF_TOKEN"]
+        raise ConnectionError(f"https://user:{secret}@hub.example/x failed")
+    except ConnectionError:
+        structlog.get_logger("hub").exception("hub_failed", header=f"Bearer {secret}")
+    return succeed(spec, workdir, reporter)
+
+
 def prepare(workdir: Path, reporter: Reporter) -> None:
+    reporter.progress("prepare", 0, None, STARTED)
     (workdir / "prepare").mkdir(parents=True)
     (workdir / "prepare" / "done.json").write_text(f'{{"by": {os.getpid()}}}')
+    reporter.progress("prepare", 1, 1, FINISHED)
     reporter.progress("baseline", 0, None, "waiting")
 
 
@@ -136,4 +157,4 @@ def run_out_of_memory(spec: JobSpec, workdir: Path, reporter: Reporter) -> Resul
 
 if __name__ == "__main__":
     mode, job_id, attempt = sys.argv[1:]
-    sys.exit(run_job(Settings(), job_id, int(attempt), globals()[mode]))
+    sys.exit(main(job_id, int(attempt), globals()[mode]))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import io
+import lzma
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from models.spec import JobSpec
 from models.store import Store, open_store
 from models.tables import Base, Upload, UploadKind
 from tests.worker.jobs import SPEC
+from worker import archives
 from worker.archives import BrokenArchive, Caps, UnsafeArchive, extract
 from worker.engine.errors import EngineError
 from worker.inputs import Inputs
@@ -45,13 +48,45 @@ def zip_of(*members: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def zip_with_method(name: str, method: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.compress_type = method
+    return info
+
+
 def zip_link(name: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name)
     info.external_attr = 0o120777 << 16
     return info
 
 
+def pax_bomb() -> bytes:
+    """A tar whose only header is a description of a megabyte."""
+    info = tarfile.TarInfo("a")
+    info.pax_headers = {"comment": "x" * 1_000_000}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info)
+    return buffer.getvalue()
+
+
+def zip_with_a_long_directory() -> bytes:
+    entry = zipfile.ZipInfo("a")
+    entry.comment = b"x" * 60_000
+    others = [zipfile.ZipInfo(str(number)) for number in range(2)]
+    for other in others:
+        other.comment = entry.comment
+    return zip_of((entry, b""), *((other, b"") for other in others))
+
+
 UNSAFE = {
+    "tar folders": ("a.tgz", tar_of(*((member(str(n), tarfile.DIRTYPE), b"") for n in range(11)))),
+    "tar deep": ("a.tgz", tar_of((member("a/" * 40 + "b"), b"x"))),
+    "tar long name": ("a.tgz", tar_of((member("a" * 1100), b"x"))),
+    "tar name that is no text": ("a.tgz", tar_of((member("a\udcff"), b"x"))),
+    "tar name over two lines": ("a.tgz", tar_of((member("a\nb"), b"x"))),
+    "tar headers": ("a.tgz", pax_bomb()),
+    "zip directory": ("a.zip", zip_with_a_long_directory()),
     "tar parent": ("a.tar.gz", tar_of((member("../evil"), b"x"))),
     "tar deep parent": ("a.tar.gz", tar_of((member("a/../../evil"), b"x"))),
     "tar absolute": ("a.tar.gz", tar_of((member("/tmp/evil"), b"x"))),
@@ -76,6 +111,9 @@ BROKEN = {
     "empty": ("a.tar", b""),
     "cut off": ("a.tar.gz", WHOLE[: len(WHOLE) // 2]),
     "not a zip": ("a.zip", b"PK nothing"),
+    "cut off xz": ("a.tar.xz", lzma.compress(gzip.decompress(WHOLE))[:200]),
+    "damaged xz": ("a.tar.xz", b"\xfd7zXZ\0" + bytes(100)),
+    "zip method": ("a.zip", zip_of((zip_with_method("a", zipfile.ZIP_LZMA), b"hello" * 100))),
     "damaged zip": ("a.zip", zip_of(("a", b"hello" * 100)).replace(b"hello", b"hallo", 1)[:-30]),
 }
 
@@ -109,6 +147,18 @@ def test_good_archives_are_unpacked(tmp_path: Path, name: str, content: bytes) -
     (tmp_path / name).write_bytes(content)
     extract(tmp_path / name, tmp_path / "out", CAPS, name=name, pointer="")
     assert (tmp_path / "out" / "f" / "a.txt").read_bytes() == b"x"
+
+
+def test_ratio_is_judged_beyond_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "FREE_BYTES", 1000)
+    content = tar_of((member("a"), bytes(500_000)))
+    (tmp_path / "a.tgz").write_bytes(content)
+    caps = Caps(max_bytes=1_000_000, max_files=10, max_ratio=100)
+    assert len(content) * 100 < 500_000
+    with pytest.raises(UnsafeArchive, match="more than"):
+        extract(tmp_path / "a.tgz", tmp_path / "out", caps, name="a.tgz", pointer="")
+    wide = Caps(max_bytes=1_000_000, max_files=10, max_ratio=1000)
+    extract(tmp_path / "a.tgz", tmp_path / "wide", wide, name="a.tgz", pointer="")
 
 
 @pytest.fixture
@@ -232,3 +282,30 @@ def test_an_object_or_a_folder_of_the_store(inputs: Inputs, tmp_path: Path) -> N
 def test_an_object_that_is_not_there(inputs: Inputs) -> None:
     error = refused(inputs, dataset={"uri": "store://nothing/here"})
     assert (error.code, error.pointer) == ("source_unavailable", "/dataset/uri")
+
+
+@pytest.mark.parametrize("name", ["data.csv.gz", "data.csv", "data.tar"])
+def test_gzip_bomb_is_refused_whatever_its_name(
+    inputs: Inputs, upload: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(archives, "FREE_BYTES", 10_000)
+    bomb = gzip.compress(b"text,label\n" + b"good,1\n" * 1_000_000)
+    if name.endswith(".tar"):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            info = member("train.csv.gz")
+            info.size = len(bomb)
+            tar.addfile(info, io.BytesIO(bomb))
+        bomb = buffer.getvalue()
+    spec = spec_with(dataset={"upload": upload(name, bomb)})
+    with pytest.raises(UnsafeArchive, match="unpacks to more"):
+        inputs.resolve(spec)
+    assert not (inputs.folder / "dataset").exists()
+
+
+def test_name_of_many_letters_that_take_more_than_a_byte(inputs: Inputs, upload: Callable[..., str]) -> None:
+    spec = spec_with(dataset={"upload": upload("\u5b57" * 190 + ".csv", b"text,label\n")})
+    path = inputs.resolve(spec).dataset.path
+    assert path is not None
+    assert path.endswith(".csv")
+    assert Path(path).read_bytes() == b"text,label\n"

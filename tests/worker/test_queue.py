@@ -79,6 +79,12 @@ def test_the_dispatcher_survives_a_broker_that_is_away(sqlite: Database) -> None
     assert dispatcher.top_up(sqlite, NOBODY) == 0
 
 
+def test_a_lost_job_is_hinted_at_again_within_15_seconds_of_its_lease() -> None:
+    # The reaper has just looked; then the first backoff; then the dispatcher has just looked.
+    defaults = Settings()
+    assert defaults.reap_seconds + lifecycle.BACKOFF_SECONDS + defaults.dispatch_seconds < 15
+
+
 def test_the_bundled_redis_keeps_its_queue_and_listens_to_nobody_else(tmp_path: Path) -> None:
     for expected in (0, 1):
         with bundled_redis(tmp_path) as url:
@@ -104,7 +110,7 @@ def test_the_reaper_takes_back_and_clears_away(database: Database, settings: Set
         with database.transaction() as session:
             lifecycle.claim_one(session, job_id, "w", 60)
             journal.save_checkpoint(session, job_id, 1, "note", sha256=blob.sha256, size=blob.size)
-            session.add(IdempotencyKey(key=job_id, request_digest="0" * 64, job_id=job_id))
+            session.add(IdempotencyKey(key=job_id, request_digest="0" * 64, status=202))
     with database.transaction() as session:
         lifecycle.cancel_run(session, done, 1)
         old = utc_now() - timedelta(hours=settings.idempotency_hours + 1)
@@ -112,8 +118,7 @@ def test_the_reaper_takes_back_and_clears_away(database: Database, settings: Set
         session.execute(update(Job).where(Job.id == lost).values(lease_until=utc_now() - timedelta(1)))
 
     assert reaper.take_back(database, settings).queued == [lost]
-    assert reaper.drop_checkpoints(database, store) == [done]
-    reaper.forget_idempotency_keys(database, settings)
+    reaper.clear_away(database, store, settings)
     assert sweep(database, settings.data_dir) == [done]
 
     assert load(database, lost).status is JobStatus.QUEUED

@@ -43,7 +43,7 @@ def job_id(database: Database) -> str:
 def reporter(
     database: Database, settings: Settings, job_id: str, clock: Clock, tmp_path: Path
 ) -> DatabaseReporter:
-    checkpoints = Checkpoints(database, open_store(settings.store), job_id, 1, tmp_path / "run")
+    checkpoints = Checkpoints(database, open_store(settings.store), job_id, 1, tmp_path)
     return DatabaseReporter(database, job_id, 1, checkpoints, clock=clock)
 
 
@@ -135,7 +135,7 @@ def test_only_new_and_finished_work_is_saved_and_comes_back(
     database: Database, settings: Settings, job_id: str, tmp_path: Path
 ) -> None:
     store = open_store(settings.store)
-    here = Checkpoints(database, store, job_id, 1, tmp_path / "here" / "run")
+    here = Checkpoints(database, store, job_id, 1, tmp_path / "here")
     assert here.restore() == 0
     whole = {
         "prepare/done.json": "{}",
@@ -143,15 +143,15 @@ def test_only_new_and_finished_work_is_saved_and_comes_back(
         "search/state.json": "1",
         "clock.json": "5",
     }
-    write(tmp_path / "here" / "run", whole | {"baseline/half.bin": "half of it", "run.json": "local"})
+    write(tmp_path / "here" / "run-1", whole | {"baseline/half.bin": "half of it", "run.json": "local"})
     assert here.save() == 4
     assert here.save() == 0
-    write(tmp_path / "here" / "run", {"search/state.json": "12"})
+    write(tmp_path / "here" / "run-1", {"search/state.json": "12"})
     assert here.save() == 1
 
-    there = Checkpoints(database, store, job_id, 1, tmp_path / "there" / "run")
+    there = Checkpoints(database, store, job_id, 1, tmp_path / "there")
     assert there.restore() == 4
-    assert files_of(tmp_path / "there" / "run") == whole | {"search/state.json": "12"}
+    assert files_of(tmp_path / "there" / "run-1") == whole | {"search/state.json": "12"}
     assert there.save() == 0
 
 
@@ -165,24 +165,40 @@ def test_the_newest_work_is_gone_on_with(
             with database.transaction() as session:
                 lifecycle.release(session, job_id, number - 1, message="stop")
                 lifecycle.claim_one(session, job_id, machine, 60)
-        return Checkpoints(database, store, job_id, number, tmp_path / machine / "run")
+        return Checkpoints(database, store, job_id, number, tmp_path / machine)
 
     first = attempt(1, "a")
     first.restore()
-    write(tmp_path / "a" / "run", {"search/state.json": "1", "search/old.json": "x"})
+    write(tmp_path / "a" / "run-1", {"search/state.json": "1", "search/old.json": "x"})
     first.save()
 
     second = attempt(2, "b")
     assert second.restore() == 2
-    (tmp_path / "b" / "run" / "search" / "old.json").unlink()
-    write(tmp_path / "b" / "run", {"search/state.json": "2"})
+    (tmp_path / "b" / "run-2" / "search" / "old.json").unlink()
+    write(tmp_path / "b" / "run-2", {"search/state.json": "2"})
     second.save()
 
     assert attempt(3, "a").restore() == 1  # what lies on machine a is older
-    assert files_of(tmp_path / "a" / "run") == {"search/state.json": "2"}
-    write(tmp_path / "a" / "run", {"search/state.json": "3, not saved"})
+    assert files_of(tmp_path / "a" / "run-3") == {"search/state.json": "2"}
+    write(tmp_path / "a" / "run-3", {"search/state.json": "3, not saved"})
     assert attempt(4, "a").restore() == 0  # and now it is the newest
-    assert files_of(tmp_path / "a" / "run") == {"search/state.json": "3, not saved"}
+    assert files_of(tmp_path / "a" / "run-4") == {"search/state.json": "3, not saved"}
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["run-4"]
+
+
+def test_a_run_thought_dead_takes_nothing_from_its_follower(
+    database: Database, settings: Settings, job_id: str, tmp_path: Path
+) -> None:
+    """On one machine: it may thaw before it has looked for earlier work, or while it writes."""
+    store = open_store(settings.store)
+    dead, follower = (Checkpoints(database, store, job_id, number, tmp_path / "here") for number in (1, 2))
+    write(dead.folder, {"search/state.json": "1"})
+    assert follower.restore() == 0
+    assert files_of(tmp_path / "here") == {"run-2/search/state.json": "1"}
+    dead.restore()
+    with pytest.raises(FileNotFoundError):
+        (dead.folder / "search" / "state.json").write_text("of the dead")
+    assert files_of(tmp_path / "here") == {"run-2/search/state.json": "1"}
 
 
 def test_events_of_one_job_rise(reporter: DatabaseReporter, database: Database, job_id: str) -> None:

@@ -188,7 +188,7 @@ def test_shutdown_gives_the_job_back_and_another_machine_goes_on(
         stop.set()
     job = load(database, job_id)
     assert (job.status, job.losses, job.worker) == (JobStatus.QUEUED, 0, None)
-    made = (settings.data_dir / "work" / job_id / "run" / "prepare" / "done.json").read_text()
+    made = (settings.data_dir / "work" / job_id / "run-1" / "prepare" / "done.json").read_text()
 
     supervise(database, settings.model_copy(update={"data_dir": tmp_path / "elsewhere"}), "succeed")
     assert load(database, job_id).status is JobStatus.SUCCEEDED
@@ -223,7 +223,7 @@ def test_a_killed_supervisor_leaves_no_orphan(database: Database, settings: Sett
     process = subprocess.Popen([sys.executable, "-c", script], env=environment)
     try:
         wait_until(lambda: is_at_work(database, job_id))
-        folder = settings.data_dir / "work" / job_id / "run"
+        folder = settings.data_dir / "work" / job_id / "run-1"
         runner = int((folder / "prepare" / "done.json").read_text().split(":")[1].strip(" }"))
         os.kill(runner, 0)  # it is there
     finally:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import re
+
 
 class EngineError(Exception):
     """A run cannot go on, and the user can do something about it.
@@ -65,6 +68,21 @@ class DiskFull(EngineError):
     """The machine has no room for the run's files."""
 
     code = "disk_full"
+
+
+# Of libraries that raise something else than an OSError with a number: safetensors, numpy.
+_NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|\d+ requested and \d+ written")
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether the error, or one that led to it, says that there is no room left."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if _NO_ROOM.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class Stopped(Exception):

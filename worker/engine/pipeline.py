@@ -9,7 +9,7 @@ from typing import Any
 
 from models.spec import Certificate, JobSpec
 from worker.engine.memory import give_back
-from worker.engine.reporting import STAGES, Reporter, Stage
+from worker.engine.reporting import FINISHED, STAGES, STARTED, Reporter, Stage
 from worker.engine.run import Run
 from worker.engine.stages.analyse import analyse
 from worker.engine.stages.baseline import baseline
@@ -65,11 +65,11 @@ def run(spec: JobSpec, workdir: Path, reporter: Reporter) -> RunResult:
     for stage in STAGES:
         reporter.check()
         if job.workspace.result(stage) is None:
-            reporter.progress(stage, 0, None, "started")
+            reporter.progress(stage, 0, None, STARTED)
             job.workspace.finish(stage, RUNNERS[stage](job))
             give_back()
             job.stopwatch.save()
-        reporter.progress(stage, 1, 1, "finished")
+        reporter.progress(stage, 1, 1, FINISHED)
     return _result(job)
 
 

@@ -18,6 +18,12 @@ STAGES: tuple[Stage, ...] = (
 )
 
 
+STARTED = "started"
+FINISHED = "finished"
+"""The messages of the first and the last report of a stage that this process does itself; a stage
+that an earlier process did is reported as finished only."""
+
+
 class Reporter(Protocol):
     """Implemented by the runner (database), the command line (terminal) and the tests."""
 

@@ -98,13 +98,12 @@ class Run:
 
     @cached_property
     def teacher(self) -> TeacherCache:
-        """What the dense model answers on the lessons, computed once a process."""
-        return TeacherCache.of(
+        """What the dense model answers on the lessons, each row worked out once a process."""
+        return TeacherCache(
             self.anatomy.model,
             self.lessons,
             range(self.anatomy.layers),
             device=self.device,
-            reporter=self.reporter,
             max_bytes=HIDDEN_STATES_BYTES,
         )
 

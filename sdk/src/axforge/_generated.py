@@ -74,6 +74,44 @@ class ArtifactList(BaseModel):
     object: str
 
 
+class AuditEvent(BaseModel):
+    """
+    Something that was done in the tenant's name, or refused.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    action: Annotated[
+        str,
+        Field(
+            description="`key.created`, `key.revoked`, `job.created`, `job.cancelled`, `upload.created`, `upload.deleted`, `artifact.downloaded` or `access.denied`."
+        ),
+    ]
+    address: Annotated[str | None, Field(description="Where the request came from.")]
+    at: AwareDatetime
+    data: dict[str, Any]
+    id: str
+    key_id: Annotated[str | None, Field(description="The key that was used; none before there were keys.")]
+    object: str
+    request_id: str | None
+    subject: Annotated[str | None, Field(description="Id of what it was done to.")]
+
+
+class AuditEventList(BaseModel):
+    """
+    A page of audit events, the newest first.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    data: list[AuditEvent]
+    has_more: bool
+    next_cursor: Annotated[str | None, Field(description="Give it as `cursor` for the next page.")]
+    object: str
+
+
 class BaselineOptions(BaseModel):
     """
     Fine-tuning of the base model, and how the task's texts are cut.
@@ -163,6 +201,22 @@ class DatasetSource(BaseModel):
     train: Annotated[str | None, Field(description="File or hub split to train on.")] = None
     upload: Annotated[str | None, Field(description="Id answered by POST /v1/uploads.")] = None
     uri: Annotated[str | None, Field(description="Object or prefix in an object store.")] = None
+
+
+class DeliveryAttempt(BaseModel):
+    """
+    One try to send a message.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    at: AwareDatetime
+    attempt: int
+    duration_ms: int
+    error: Annotated[str | None, Field(description="Why the message was not taken.")]
+    response: Annotated[str, Field(description="At most 200 characters of an answer that was no success.")]
+    status_code: Annotated[int | None, Field(description="What the receiver answered, if it did.")]
 
 
 class Event(BaseModel):
@@ -314,27 +368,6 @@ class Part(BaseModel):
     status: str
 
 
-class Problem(BaseModel):
-    """
-    The body of every answer that is not a success (RFC 9457).
-    """
-
-    model_config = ConfigDict(
-        extra="allow",
-    )
-    code: Annotated[str, Field(description="Stable, for programs.")]
-    detail: Annotated[str, Field(description="What is wrong, for people.")]
-    errors: Annotated[
-        list[FieldProblem] | None, Field(description="One entry for every field that is wrong.")
-    ] = None
-    remedy: Annotated[str | None, Field(description="What would be right.")] = None
-    request_id: Annotated[str | None, Field(description="Name it when you ask for help.")] = None
-    retryable: Annotated[bool, Field(description="The same request may succeed later.")]
-    status: int
-    title: str
-    type: str
-
-
 class Progress(BaseModel):
     """
     How far a run is.
@@ -418,6 +451,50 @@ class Quantize(BaseModel):
     embeddings: str | None = "int8"
     per_channel: bool | None = True
     weights: str | None = "int8"
+
+
+class Quota(BaseModel):
+    """
+    One limit, and what is used of it.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    limit: Annotated[int | float | None, Field(description="None is without limit.")]
+    used: int | float
+
+
+class QuotaState(BaseModel):
+    """
+    The limit that a request met.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    asked: Annotated[
+        int | None, Field(description="What the request would have added, where that is known.")
+    ] = None
+    limit: Annotated[int | float, Field(description="What the tenant may have.")]
+    name: str
+    used: Annotated[int | float, Field(description="What it has.")]
+
+
+class Quotas(BaseModel):
+    """
+    What the caller may have, and has.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    compute_minutes: Annotated[Quota, Field(description="Of runs within `window_days`.")]
+    object: str
+    queued_jobs: Quota
+    running_jobs: Annotated[Quota, Field(description="More than these wait in the queue.")]
+    stored_bytes: Annotated[Quota, Field(description="Uploads and artifacts together.")]
+    window_days: int
 
 
 class Readiness(BaseModel):
@@ -537,6 +614,74 @@ class UploadKinds(BaseModel):
     model: list[str]
 
 
+class WebhookWithSecret(BaseModel):
+    """
+    A webhook with its secret, which is shown this once.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    created_at: AwareDatetime
+    description: str
+    disabled_reason: Annotated[
+        str | None,
+        Field(
+            description="`gone`: the receiver answered 410. `failing`: it took nothing for days. null: enabled, or disabled by you."
+        ),
+    ]
+    enabled: bool
+    events: list[str]
+    failing_since: Annotated[AwareDatetime | None, Field(description="First failure after the last success.")]
+    id: str
+    object: str
+    previous_secret_until: Annotated[
+        AwareDatetime | None,
+        Field(description="Messages are also signed with the secret before the last rotation until then."),
+    ]
+    secret: Annotated[
+        str | None,
+        Field(
+            description="Verifies the signatures. Keep it; it is not shown again: null if the answer is a replay."
+        ),
+    ]
+    updated_at: AwareDatetime
+    url: str
+
+
+class ApiKey(BaseModel):
+    """
+    A key, without its secret, which nobody has but who created it.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None
+    id: str
+    last_used_at: Annotated[AwareDatetime | None, Field(description="To the minute.")]
+    name: str
+    object: str
+    prefix: Annotated[str, Field(description="How the secret begins, to recognise it.")]
+    revoked_at: AwareDatetime | None
+    scopes: list[str]
+
+
+class ApiKeyList(BaseModel):
+    """
+    A page of keys, the newest first.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    data: list[ApiKey]
+    has_more: bool
+    next_cursor: Annotated[str | None, Field(description="Give it as `cursor` for the next page.")]
+    object: str
+
+
 class Candidate(BaseModel):
     """
     A recipe that the job tried, with what was measured.
@@ -603,6 +748,31 @@ class Constraints(BaseModel):
     speed: SpeedConstraint | None = None
 
 
+class CreatedApiKey(BaseModel):
+    """
+    A new key with its secret.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None
+    id: str
+    last_used_at: Annotated[AwareDatetime | None, Field(description="To the minute.")]
+    name: str
+    object: str
+    prefix: Annotated[str, Field(description="How the secret begins, to recognise it.")]
+    revoked_at: AwareDatetime | None
+    scopes: list[str]
+    secret: Annotated[
+        str | None,
+        Field(
+            description="Shown here and never again: null if the answer is a replay. Send it as `Authorization: Bearer ...`."
+        ),
+    ]
+
+
 class JobSpec(BaseModel):
     """
     A job as the user writes it (YAML or JSON).
@@ -640,6 +810,35 @@ class JobSpec(BaseModel):
     task: str | None = "text-classification"
 
 
+class NewApiKey(BaseModel):
+    """
+    What is asked for in a new key.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    expires_at: Annotated[
+        AwareDatetime | None, Field(description="RFC 3339, UTC without a zone; never if left out.")
+    ] = None
+    name: Annotated[str, Field(description="What the key is for.")]
+    scopes: Annotated[list[str], Field(description="What it may be used for.")]
+
+
+class NewWebhook(BaseModel):
+    """
+    A webhook to be created.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    description: Annotated[str | None, Field(description="For yourself.")] = ""
+    enabled: bool | None = True
+    events: Annotated[list[str] | None, Field(description="What the receiver is told.")] = None
+    url: Annotated[str, Field(description="Receives POSTs. Redirects are not followed.")]
+
+
 class Plan(BaseModel):
     """
     What a job would do, found out without creating it.
@@ -660,6 +859,28 @@ class Plan(BaseModel):
     warnings: Annotated[list[str], Field(description="What will be ignored, and why.")]
 
 
+class Problem(BaseModel):
+    """
+    The body of every answer that is not a success (RFC 9457).
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    code: Annotated[str, Field(description="Stable, for programs.")]
+    detail: Annotated[str, Field(description="What is wrong, for people.")]
+    errors: Annotated[
+        list[FieldProblem] | None, Field(description="One entry for every field that is wrong.")
+    ] = None
+    quota: Annotated[QuotaState | None, Field(description="The numbers, where a quota is used up.")] = None
+    remedy: Annotated[str | None, Field(description="What would be right.")] = None
+    request_id: Annotated[str | None, Field(description="Name it when you ask for help.")] = None
+    retryable: Annotated[bool, Field(description="The same request may succeed later.")]
+    status: int
+    title: str
+    type: str
+
+
 class Upload(BaseModel):
     """
     A model or data set that was sent to this service; name its id as `upload` in a spec.
@@ -669,7 +890,10 @@ class Upload(BaseModel):
         extra="allow",
     )
     created_at: AwareDatetime
-    expires_at: AwareDatetime | None
+    expires_at: Annotated[
+        AwareDatetime | None,
+        Field(description="Kept until then, and longer while a job needs it or after one did."),
+    ]
     filename: str
     id: str
     kind: str
@@ -693,6 +917,108 @@ class UploadList(BaseModel):
     object: str
 
 
+class Webhook(BaseModel):
+    """
+    An address of yours that is told of events, signed by Standard Webhooks.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    created_at: AwareDatetime
+    description: str
+    disabled_reason: Annotated[
+        str | None,
+        Field(
+            description="`gone`: the receiver answered 410. `failing`: it took nothing for days. null: enabled, or disabled by you."
+        ),
+    ]
+    enabled: bool
+    events: list[str]
+    failing_since: Annotated[AwareDatetime | None, Field(description="First failure after the last success.")]
+    id: str
+    object: str
+    previous_secret_until: Annotated[
+        AwareDatetime | None,
+        Field(description="Messages are also signed with the secret before the last rotation until then."),
+    ]
+    updated_at: AwareDatetime
+    url: str
+
+
+class WebhookChange(BaseModel):
+    """
+    What is to become of a webhook; what is left out stays.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    description: str | None = None
+    enabled: Annotated[
+        bool | None,
+        Field(description="false holds back what is to be sent; true sends it, and forgives failures."),
+    ] = None
+    events: list[str] | None = None
+    url: str | None = None
+
+
+class WebhookDelivery(BaseModel):
+    """
+    A message to a webhook, and what became of it.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    attempts: Annotated[list[DeliveryAttempt], Field(description="The last 20, the oldest first.")]
+    created_at: AwareDatetime
+    delivered_at: AwareDatetime | None
+    id: Annotated[str, Field(description="The header `webhook-id`, the same at every attempt.")]
+    job_id: str | None
+    next_attempt_at: AwareDatetime | None
+    object: str
+    status: Annotated[
+        str,
+        Field(
+            description="pending: to be sent. held: waits until the webhook is enabled. delivered: the receiver took it. exhausted: given up."
+        ),
+    ]
+    type: Annotated[
+        str,
+        Field(description="What a webhook can be told; those of jobs are also types of the job's events."),
+    ]
+    webhook_id: str
+
+
+class WebhookDeliveryList(BaseModel):
+    """
+    A page of deliveries, the newest first.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    data: list[WebhookDelivery]
+    has_more: bool
+    next_cursor: Annotated[str | None, Field(description="Give it as `cursor` for the next page.")]
+    object: str
+
+
+class WebhookList(BaseModel):
+    """
+    A page of webhooks, the newest first.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    data: list[Webhook]
+    has_more: bool
+    next_cursor: Annotated[str | None, Field(description="Give it as `cursor` for the next page.")]
+    object: str
+
+
 class Job(BaseModel):
     """
     A job: what was asked, how far it is, what came out.
@@ -710,7 +1036,10 @@ class Job(BaseModel):
         bool, Field(description="The status will not change any more. Wait for this, not for a status.")
     ]
     error: JobError | None
-    expires_at: AwareDatetime | None
+    expires_at: Annotated[
+        AwareDatetime | None,
+        Field(description="The artifacts are kept until then; null: until the job is deleted."),
+    ]
     finished_at: AwareDatetime | None
     id: str
     links: JobLinks

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from axforge.errors import AxforgeError, SpecError
 
 Answer = TypeVar("Answer", bound=BaseModel)
-JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def read(model: type[Answer], response: httpx.Response) -> Answer:
@@ -33,7 +33,12 @@ def parse(model: type[Answer], document: bytes | str, origin: str) -> Answer:
 
 
 def job_path(job_id: str) -> str:
-    """Path of a job; an id is checked, since it becomes part of an address."""
-    if not JOB_ID.fullmatch(job_id):
-        raise SpecError(f"{job_id!r} is not the id of a job")
-    return f"/v1/jobs/{job_id}"
+    """Path of a job."""
+    return f"/v1/jobs/{checked_id(job_id, 'a job')}"
+
+
+def checked_id(id: str, what: str) -> str:
+    """An id is checked, since it becomes part of an address; raises `SpecError`."""
+    if not ID.fullmatch(id):
+        raise SpecError(f"{id!r} is not the id of {what}")
+    return id

@@ -34,6 +34,7 @@ from axforge.types import (
     Plan,
     Upload,
 )
+from axforge.webhooks import Webhooks
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 CERTIFICATE = "certificate.json"
@@ -79,6 +80,11 @@ class Client:
     def base_url(self) -> str:
         """Address of the server."""
         return self._transport.base_url
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """Addresses of yours that the server tells when a job ends."""
+        return Webhooks(self._transport)
 
     def __enter__(self) -> Self:
         return self

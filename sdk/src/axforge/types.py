@@ -15,6 +15,11 @@ from axforge._generated import (
     Plan,
     Progress,
     Upload,
+    Webhook,
+    WebhookDelivery,
+    WebhookDeliveryList,
+    WebhookList,
+    WebhookWithSecret,
 )
 
 __all__ = [
@@ -32,4 +37,9 @@ __all__ = [
     "Plan",
     "Progress",
     "Upload",
+    "Webhook",
+    "WebhookDelivery",
+    "WebhookDeliveryList",
+    "WebhookList",
+    "WebhookWithSecret",
 ]

@@ -54,7 +54,7 @@ def test_the_teacher_is_not_changed(teacher: torch.nn.Module, keywords: Keywords
 def test_a_cache_serves_as_the_teacher_does(teacher: torch.nn.Module, keywords: Keywords) -> None:
     options = replace(QUICK, epochs=1)
     first, second = half(teacher), half(teacher)
-    cache = TeacherCache.of(
+    cache = TeacherCache(
         teacher, keywords.train, matched_layers(first), device=keywords.device, precision="fp32"
     )
     distil(first, cache, *keywords.parts, options, device=keywords.device)
@@ -107,18 +107,33 @@ def test_cache_holds_what_the_teacher_answers_within_its_bounds(
 ) -> None:
     split = keywords.selection
     per_layer = len(split.ids) * 32 * 2
-    cache = TeacherCache.of(
+    cache = TeacherCache(
         teacher, split, [0, 1, 3], device=keywords.device, precision="fp32", max_bytes=2 * per_layer
     )
-    assert sorted(cache.hidden) == [1, 3]
+    assert cache.layers == [1, 3]
     expected = evaluate(teacher, split, keywords.task, batch_size=64, device=keywords.device)
-    np.testing.assert_allclose(cache.logits.numpy(), expected.logits, atol=1e-6)
+    everything = cache.answers(np.arange(len(split)))
+    np.testing.assert_allclose(everything.logits.numpy(), expected.logits, atol=1e-6)
     with torch.no_grad():
         output = teacher(**split.batch(np.array([7])).inputs, output_hidden_states=True)
-    row = slice(int(split.offsets[7]), int(split.offsets[8]))
-    np.testing.assert_allclose(
-        cache.hidden[3][row].float().numpy(), output.hidden_states[4][0].numpy(), atol=2e-2
+    held = cache.answers(np.array([7])).hidden[3]
+    np.testing.assert_allclose(held.float().numpy(), output.hidden_states[4][0].numpy(), atol=2e-2)
+
+
+def test_the_teacher_works_each_row_out_once_and_only_when_asked(
+    teacher: torch.nn.Module, keywords: Keywords
+) -> None:
+    asked: list[int] = []
+    watch = teacher.register_forward_pre_hook(
+        lambda module, positional, named: asked.append(len(named["input_ids"])), with_kwargs=True
     )
+    cache = TeacherCache(teacher, keywords.selection, [], device=keywords.device, precision="fp32")
+    assert asked == []
+    first = cache.answers(np.array([5, 2])).logits
+    again = cache.answers(np.array([2, 9, 5])).logits
+    watch.remove()
+    assert asked == [2, 1]
+    assert torch.equal(again[[2, 0]], first)
 
 
 def test_soft_loss_is_zero_only_at_the_teacher() -> None:

@@ -56,6 +56,9 @@ def map_columns(table: pa.Table, given: Columns) -> Columns:
         )
         pair = pair or guessed_pair
     chosen = [name for name in (text, pair, label) if name is not None]
+    for name in chosen:
+        if found.count(name) != 1:
+            raise _column_error(f"column {name!r} occurs twice", "text", found)
     if len(set(chosen)) != len(chosen):
         raise _column_error("one column plays two parts", "text", found)
     return Columns(text=text, text_pair=pair, label=label)
@@ -77,9 +80,7 @@ def _guess_label(table: pa.Table, given: Columns) -> str:
 
 
 def _guess_texts(table: pa.Table, *, taken: Sequence[str], pair_given: bool) -> tuple[str, str | None]:
-    texts = [
-        name for name in table.column_names if name not in taken and is_text(table.schema.field(name).type)
-    ]
+    texts = [field.name for field in table.schema if field.name not in taken and is_text(field.type)]
     lowered = {name.lower(): name for name in texts}
     if not pair_given:
         pairs = [(lowered[a], lowered[b]) for a, b in PAIR_NAMES if a in lowered and b in lowered]

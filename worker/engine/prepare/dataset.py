@@ -146,7 +146,7 @@ def _find_holdout(
     for split, names in files.holdouts:
         table = read_tables([files.root / name for name in names], names, source.format)
         label = str(columns.label)
-        found = label_names(table, label) if label in table.column_names else []
+        found = label_names(table, label) if table.column_names.count(label) == 1 else []
         if "-1" not in known:  # the hub's sign for a withheld label
             found = [None if name == "-1" else name for name in found]
         if any(name is not None for name in found):
@@ -170,9 +170,10 @@ def _labelled(
     """Rows with all their parts; others are counted, told and dropped, unless they are the most."""
     wanted = [name for name in (columns.text, columns.text_pair, columns.label) if name is not None]
     for name in wanted:
-        if name not in table.column_names:
+        if table.column_names.count(name) != 1:
             raise ColumnError(
-                f"the {split} split has no column {name!r}; its columns are: {', '.join(table.column_names)}",
+                f"the {split} split has no column {name!r}, or two of them; its columns are: "
+                f"{', '.join(table.column_names)}",
                 remedy="give all splits the same columns",
                 pointer="/dataset/columns",
             )

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from worker.engine.errors import DiskFull
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+from worker.engine.errors import DiskFull, is_disk_full
 
 
 @contextmanager
 def disk_room(what: str) -> Iterator[None]:
-    """Turn an OSError for want of room while writing `what` into DiskFull."""
+    """Turn an error for want of room while writing `what` into DiskFull."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _NO_ROOM or "No space left on device" in str(error):
+    except DiskFull:
+        raise
+    except Exception as error:
+        if is_disk_full(error):
             raise DiskFull(
                 f"the worker's disk is full while writing {what}",
                 remedy="free space on the worker or give it a larger work folder, and submit again",

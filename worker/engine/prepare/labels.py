@@ -15,6 +15,7 @@ from worker.engine.prepare.columns import is_text
 
 POINTER = "/dataset/columns/label"
 _SHOWN = 8
+_LONGEST_INTEGER = 100  # digits; a text of thousands of them is no number, and Python reads it as none
 
 
 def label_names(table: pa.Table, column: str) -> list[str | None]:
@@ -31,7 +32,7 @@ def label_names(table: pa.Table, column: str) -> list[str | None]:
         return [None if value is None else str(value).lower() for value in values]
     if pa.types.is_floating(kind):
         values = [None if value is None or value != value else value for value in values]
-        if any(value is not None and value != int(value) for value in values):
+        if any(value is not None and not value.is_integer() for value in values):
             raise LabelError(
                 f"column {column!r} holds numbers with fractions: a score, not a class",
                 remedy="name the column that holds the class in dataset.columns.label",
@@ -98,7 +99,7 @@ def label_ids(names: Sequence[str], labels: Sequence[str], holdout: str) -> NDAr
 
 
 def _is_integer(name: str) -> bool:
-    return name.removeprefix("-").isdecimal()
+    return name.removeprefix("-").isdecimal() and len(name) < _LONGEST_INTEGER
 
 
 def _hub_class_names(table: pa.Table, column: str) -> list[str]:
@@ -107,7 +108,7 @@ def _hub_class_names(table: pa.Table, column: str) -> list[str]:
         described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         feature = described.get("info", {}).get("features", {}).get(column, {})
         names = feature.get("names", []) if feature.get("_type") == "ClassLabel" else []
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return []  # metadata is a hint that others wrote; without it labels keep their numbers
     usable = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return names if usable and len(set(names)) == len(names) else []

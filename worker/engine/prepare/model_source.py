@@ -176,7 +176,7 @@ def _check_shard(path: Path, tensors: list[str]) -> None:
 def _json_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path.name, "it is not JSON") from error
     if not isinstance(content, dict):
         raise _damaged(path.name, "it is not a JSON object")

@@ -26,6 +26,7 @@ SUFFIXES: dict[str, Format] = {
 _GZIP_MAGIC = b"\x1f\x8b"
 # A row must fit into one block of the readers; texts of some megabytes do.
 _BLOCK_BYTES = 16 << 20
+_MOST_ROWS = 100_000_000
 
 
 def format_of(name: str) -> Format | None:
@@ -69,9 +70,13 @@ def _read(path: Path, name: str, form: Format | None) -> pa.Table:
         with pa.OSFile(str(path)) as raw:
             zipped = raw.read(2) == _GZIP_MAGIC
         if form == "parquet":
-            return pyarrow.parquet.read_table(path, partitioning=None)
-        with pa.input_stream(str(path), compression="gzip" if zipped else None) as stream:
-            return _parse(stream, form, tab=".tsv" in name.lower())
+            table = _parse_parquet(path)
+        else:
+            with pa.input_stream(str(path), compression="gzip" if zipped else None) as stream:
+                table = _parse(stream, form, tab=".tsv" in name.lower())
+        table.validate(full=True)  # what is no UTF-8 or points elsewhere must not be met later
+        _ = table.column_names  # decoded here, where damage can be told
+        return table
     except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
         if "Empty CSV" in str(error) or "Empty JSON" in str(error):
             return pa.table({})
@@ -80,6 +85,13 @@ def _read(path: Path, name: str, form: Format | None) -> pa.Table:
             remedy="check that the file is whole, UTF-8, and of the format that its name says",
             pointer="/dataset",
         ) from error
+
+
+def _parse_parquet(path: Path) -> pa.Table:
+    rows = pyarrow.parquet.read_metadata(path).num_rows
+    if rows > _MOST_ROWS:  # a few bytes may claim any number of empty rows
+        raise ValueError(f"it has {rows} rows; at most {_MOST_ROWS} are read")
+    return pyarrow.parquet.read_table(path, partitioning=None)
 
 
 def _parse(stream: pa.NativeFile, form: Format, *, tab: bool) -> pa.Table:

@@ -10,12 +10,12 @@ from worker.engine.measure.latency_table import Dimensions, LatencyTable
 from worker.engine.measure.table_measure import latency_table
 from worker.engine.run import Run
 from worker.engine.significance.prefix import PrefixReplay
-from worker.engine.significance.report import significance_report
+from worker.engine.significance.report import all_elements, significance_report
 from worker.engine.stages.baseline import dense_files
-from worker.engine.stages.problem import cost_model, fisher, sample
+from worker.engine.stages.problem import compared_rows, cost_model, fisher, sample
 from worker.engine.workspace import write_json
 
-WEIGHED_ROWS = 256  # of the selection split, for the loss change of every single element
+WEIGHED_ROWS = 256  # of the selection split at most, for the loss change of every single element
 
 
 def analyse(run: Run) -> dict[str, Any]:
@@ -28,7 +28,9 @@ def analyse(run: Run) -> dict[str, Any]:
     def told(done: int, total: int) -> None:
         run.progress("analyse", done, total, "weighing elements")
 
-    rows = sample(run.selection, WEIGHED_ROWS, run.spec.seed)
+    # An element costs half a pass on average: the layers before it are not computed anew.
+    passes = len(all_elements(run.anatomy.full_shape())) // 2 + 1
+    rows = sample(run.selection, min(WEIGHED_ROWS, compared_rows(run, passes)), run.spec.seed)
     report = significance_report(
         run.anatomy,
         PrefixReplay(run.anatomy, rows, run.task, run.device, precision="fast").losses,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,11 @@ DENSE_LOGITS = "dense_logits.npy"
 def baseline(run: Run) -> dict[str, Any]:
     """Fine-tune where needed, export in the target's runtime as it is and quantized, measure both."""
     trained_here = _trained_for_the_task(run)
+    began = time.perf_counter()
     evaluation = evaluate(
         run.anatomy.model, run.selection, run.task, batch_size=128, device=run.device, reporter=run.reporter
     )
+    row_seconds = (time.perf_counter() - began) / len(run.selection)
     run.progress("baseline", 0, 2, "exporting the dense model for the target")
     delivered = _delivered(run)
     run.progress("baseline", 1, 2, "measuring the dense model on the target")
@@ -57,6 +60,7 @@ def baseline(run: Run) -> dict[str, Any]:
         "fine_tuned": trained_here,
         "metric": evaluation.metrics[run.spec.metric],
         "loss": evaluation.loss,
+        "row_seconds": row_seconds,
         "delivered_metric": dense.metric,
         "dense_ms": comparison["dense"].mean,
         "dense_bytes": dense.size_bytes,

@@ -16,8 +16,11 @@ from worker.engine.strategies.goal import CostModel, DenseReference, Goal
 from worker.engine.tasks import Evaluation, Split, evaluate
 from worker.engine.workspace import read_json
 
-FISHER_ROWS = 512
-JUDGED_ROWS = 512  # of the selection split, while shapes are compared; acceptance uses all of it
+# Of the training rows for Fisher information, and of the selection split while shapes are compared: the
+# most of these that the time allows. Acceptance uses the whole selection split.
+COMPARED_ROWS = (512, 256, 128)
+SEARCH_PASSES = 90  # forward passes over them in a usual search, one for gradients counted three times
+SEARCH_SHARE = 0.15  # of the budget, for these passes
 MARGIN = 0.1  # predicted times must beat their bound by this part: the table errs by about as much
 
 
@@ -55,7 +58,7 @@ def search_problem(
 ) -> SearchProblem:
     """The problem for the model of `anatomy`, dense or recovered. Looks at no holdout row."""
     exact = run.spec.focus == "accuracy"
-    judged = run.selection if exact else sample(run.selection, JUDGED_ROWS, run.spec.seed)
+    judged = run.selection if exact else sample(run.selection, compared_rows(run), run.spec.seed)
 
     def judge(shape: Shape) -> Judgement:
         run.reporter.check()
@@ -87,10 +90,19 @@ def search_problem(
     )
 
 
+def compared_rows(run: Run, passes: int = SEARCH_PASSES) -> int:
+    """How many rows so many passes may use, by the time that the dense model takes for one."""
+    baseline = run.workspace.result("baseline")
+    assert baseline is not None
+    seconds = SEARCH_SHARE * run.spec.budget.max_minutes * 60
+    affordable = seconds / (passes * baseline["row_seconds"])
+    return next((rows for rows in COMPARED_ROWS if rows <= affordable), COMPARED_ROWS[-1])
+
+
 def fisher(run: Run, anatomy: Anatomy, shape: Shape) -> FisherInformation:
     """Gate gradients at `shape` on a sample of the training rows."""
     run.reporter.check()
-    weighed = sample(run.train, FISHER_ROWS, run.spec.seed)
+    weighed = sample(run.train, compared_rows(run), run.spec.seed)
     return fisher_information(anatomy, shape, weighed, run.task, run.device)
 
 

@@ -1,14 +1,14 @@
 """Recover: train the approximated model, measure its delivered file, and push on while constraints hold.
 
-Each *rung* is a recipe, distilled from the dense model, exported for the target, scored and timed as
-that file on the selection split. The next rung narrows it further: to meet a bound that the table had
-predicted wrongly, or, while everything holds, towards the focus. The first rung that loses accuracy
-ends the climb.
+The searched structure is first brought to the time that was asked (see `sizing`). Each *rung* is then a
+recipe, distilled from the dense model, exported for the target, scored and timed as that file on the
+selection split. The next rung narrows it further: to meet a bound that it misses, or, while everything
+holds and accuracy is comfortable, towards the focus. The first rung that is not ends the climb.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from worker.engine.run import Run
 from worker.engine.stages.baseline import dense_files, dense_logits, quantization
 from worker.engine.stages.fitting import learning_rate, recovered, recovery_options
 from worker.engine.stages.problem import MARGIN, cost_model, dense_reference, search_problem
+from worker.engine.stages.rungs import Rung, best_of, has_room
+from worker.engine.stages.sizing import sized
 from worker.engine.strategies.goal import Goal
 from worker.engine.strategies.narrowing import narrow
 from worker.engine.workspace import read_json, write_json
@@ -36,39 +38,6 @@ PUSH = 0.88  # each rung towards the focus asks for this part of the costs of th
 RESERVE_SECONDS = 45.0  # kept for export and certificate
 MEASURING_SECONDS = 25.0  # of a rung, before one is known: exporting, scoring and timing its file
 LEAST_TRAINING = 0.2  # of the first rung's training: with less time than that no further rung begins
-
-
-@dataclass(frozen=True)
-class Rung:
-    """A recovered recipe as its delivered file measured. `violations`: by how much, relatively, the
-    constraints are missed on the selection split; empty when all hold."""
-
-    number: int
-    recipe: Recipe
-    metric: float
-    speedup: float
-    ms: float
-    size_bytes: int
-    violations: dict[str, float]
-    training_seconds: float
-    measuring_seconds: float
-
-    @staticmethod
-    def from_json(document: dict[str, Any]) -> Rung:
-        return Rung(**{**document, "recipe": Recipe.model_validate(document["recipe"])})
-
-    def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "recipe": self.recipe.model_dump(mode="json")}
-
-    @property
-    def accurate(self) -> bool:
-        """Whether the accuracy constraints hold."""
-        return not any(name.startswith("accuracy.") for name in self.violations)
-
-    @property
-    def too_costly(self) -> bool:
-        """Whether a speed or size constraint is missed."""
-        return any(not name.startswith("accuracy.") for name in self.violations)
 
 
 def recover(run: Run) -> dict[str, Any]:
@@ -87,23 +56,22 @@ class _Climb:
         self.run = run
         self.folder = run.workspace.folder("recover")
         self.file = self.folder / "climb.json"
-        stored = read_json(self.file) or {"rungs": []}
+        stored = read_json(self.file) or {"first": None, "rungs": []}
+        self.first = None if stored["first"] is None else Recipe.model_validate(stored["first"])
         self.rungs = [Rung.from_json(document) for document in stored["rungs"]]
 
     def next_recipe(self) -> Recipe | None:
         """The structure of the next rung, or None when the climb is over."""
         if not self.rungs:
-            searched = self.run.workspace.result("search")
-            assert searched is not None
-            return Recipe.model_validate(searched["recipe"])
+            return self._first_recipe()
         last = self.rungs[-1]
         if not self._may_go_on(last):
             return None
-        if last.accurate or last.too_costly:
+        if last.too_costly or last.comfortable:
             return self._narrowed(last)
         # Training further is the one remedy left for accuracy, and it is tried once for a structure.
         tried = [self._structure(rung) for rung in self.rungs].count(self._structure(last))
-        nothing_yet = all(rung.violations for rung in self.rungs)
+        nothing_yet = not any(rung.comfortable and not rung.violations for rung in self.rungs)
         return last.recipe if tried == 1 and nothing_yet and self.run.spec.recovery != "off" else None
 
     def take(self, recipe: Recipe) -> None:
@@ -117,16 +85,33 @@ class _Climb:
             self._measured(number, student, form, folder / name, training_seconds=trained - began)
             for name, form in self._forms(recipe).items()
         ]
-        rung = max(rungs, key=self._preference)
+        rung = best_of(rungs, self.run.spec.focus)
         save_folder(student, self.run.tokenizer, folder / "model")
         self.rungs.append(rung)
-        write_json(self.file, {"rungs": [each.to_json() for each in self.rungs]})
-        self.run.stopwatch.save()
+        self._save()
         self._report(rung, student)
 
     def best(self) -> Rung:
-        """Of the rungs that hold all constraints the one furthest in the focus; else the nearest miss."""
-        return max(self.rungs, key=self._preference)
+        """What the climb ends with."""
+        return best_of(self.rungs, self.run.spec.focus)
+
+    def _first_recipe(self) -> Recipe:
+        """What the search ended with, brought to the time that was asked."""
+        if self.first is None:
+            searched = self.run.workspace.result("search")
+            assert searched is not None
+            recipe = Recipe.model_validate(searched["recipe"])
+            self.first = sized(self.run, recipe, self.folder / "sizing", self._tell)
+            self._save()
+        return self.first
+
+    def _save(self) -> None:
+        document = {
+            "first": None if self.first is None else self.first.model_dump(mode="json"),
+            "rungs": [rung.to_json() for rung in self.rungs],
+        }
+        write_json(self.file, document)
+        self.run.stopwatch.save()
 
     def _narrowed(self, last: Rung) -> Recipe | None:
         """The recipe narrowed to the next goal, or None when there is none or nothing is left to remove."""
@@ -225,6 +210,7 @@ class _Climb:
                 paired=self._paired(delivered),
             ),
         )
+        violations = {r.name: _miss(r.required, r.measured) for r in results if not r.met}
         return Rung(
             number=number,
             recipe=recipe,
@@ -232,7 +218,9 @@ class _Climb:
             speedup=speedup,
             ms=baseline["dense_ms"] / speedup,
             size_bytes=delivered.size_bytes,
-            violations={r.name: _miss(r.required, r.measured) for r in results if not r.met},
+            violations=violations,
+            comfortable=not any(name.startswith("accuracy.") for name in violations)
+            and has_room(run.spec.constraints.accuracy, baseline["delivered_metric"], delivered.metric),
             training_seconds=training_seconds,
             measuring_seconds=run.stopwatch.used - began,
         )
@@ -250,10 +238,6 @@ class _Climb:
             delivered.logits,
             seed=run.spec.seed,
         )
-
-    def _preference(self, rung: Rung) -> tuple[float, ...]:
-        towards = {"speed": rung.speedup, "size": -float(rung.size_bytes), "accuracy": rung.metric}
-        return -sum(rung.violations.values()), towards[self.run.spec.focus], -float(rung.size_bytes)
 
     def _report(self, rung: Rung, student: PreTrainedModel) -> None:
         run = self.run

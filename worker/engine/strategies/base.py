@@ -90,6 +90,7 @@ def measured(problem: SearchProblem, shape: Shape, judgement: Judgement | None) 
         size_bytes=round(costs.bytes),
         latency_ms=costs.ms,
         latency_source="predicted",
-        speedup=problem.dense.ms / costs.ms,
+        # A tiny model's predicted time may come out as nothing; then no ratio is told.
+        speedup=problem.dense.ms / costs.ms if costs.ms > 0 else None,
         size_reduction=problem.dense.bytes / costs.bytes,
     )

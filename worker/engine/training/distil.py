@@ -2,71 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from worker.engine.anatomy import anatomy_of
-from worker.engine.device import Device, Precision
+from worker.engine.device import Device
 from worker.engine.reporting import Reporter, SilentReporter, Stage
 from worker.engine.tasks.base import Task
 from worker.engine.tasks.split import Batch, Split
 from worker.engine.training.fine_tune import default_epochs, default_learning_rate
 from worker.engine.training.loop import TrainingLoop
 from worker.engine.training.options import DistilOptions, FitResult
+from worker.engine.training.teacher import TeacherCache
 
 EXAMPLES = 120_000
 EPOCHS = (4, 60)
 # Of the fine-tuning rate, for a student that lost half of its computation or more: it has lost its
 # balance, and takes, and needs, larger steps. One that lost little is only disturbed by them.
 LEARNING_RATE_FACTOR = 5.0
-CACHE_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class TeacherCache:
-    """What the dense model answers on one split, computed once.
-
-    logits: (n, outputs) fp32; hidden[i]: (tokens, width) bf16, the states after dense layer i, row after
-    row without padding, as `Split.ids`.
-    """
-
-    logits: torch.Tensor
-    hidden: dict[int, torch.Tensor]
-
-    @staticmethod
-    @torch.no_grad()
-    def of(
-        teacher: PreTrainedModel,
-        split: Split,
-        layers: Sequence[int],
-        *,
-        device: Device,
-        batch_size: int = 64,
-        precision: Precision = "fast",
-        reporter: Reporter | None = None,
-        max_bytes: int = CACHE_BYTES,
-    ) -> TeacherCache:
-        """Run `teacher` over `split` once. The last of `layers` are kept as far as `max_bytes` go."""
-        width = teacher.config.hidden_size
-        kept = _within(sorted(layers), len(split.ids) * width * 2, max_bytes)
-        logits = torch.empty((len(split), teacher.config.num_labels))
-        hidden = {layer: torch.empty((len(split.ids), width), dtype=torch.bfloat16) for layer in kept}
-        teacher.to(device.torch_device).eval()
-        for batch in split.batches(batch_size):
-            if reporter is not None:
-                reporter.check()
-            with device.autocast(precision):
-                output = teacher(**device.put(batch.inputs), output_hidden_states=bool(kept))
-            logits[batch.index] = output.logits.float().cpu()
-            mask, places = batch.inputs["attention_mask"].bool(), split.flat_positions(batch.index)
-            for layer in kept:
-                hidden[layer][places] = output.hidden_states[layer + 1].cpu()[mask].bfloat16()
-        return TeacherCache(logits, hidden)
 
 
 def distil(
@@ -88,16 +42,14 @@ def distil(
          + hidden * mean squared error of hidden states, in units of the teacher's variance:
            after each layer that is left, the student should hold what the dense model hands to the next
            layer that is left.
-    A cache (see `TeacherCache.of` and `matched_layers`) serves any number of students of one split.
+    A cache (see `matched_layers` for its layers) serves any number of students of one split.
     Dropout is off: the teacher's answers regularise. Raises Stopped.
     """
     reporter = reporter or SilentReporter()
     if isinstance(teacher, PreTrainedModel):
         layers = matched_layers(student) if options.hidden else []
-        teacher = TeacherCache.of(
-            teacher, train, layers, device=device, precision=options.precision, reporter=reporter
-        )
-    loss = _DistillationLoss(student, teacher, train, task, options, device)
+        teacher = TeacherCache(teacher, train, layers, device=device, precision=options.precision)
+    loss = _DistillationLoss(student, teacher, task, options, device)
     return TrainingLoop(
         student,
         train,
@@ -138,32 +90,30 @@ class _DistillationLoss:
         self,
         student: PreTrainedModel,
         cache: TeacherCache,
-        train: Split,
         task: Task,
         options: DistilOptions,
         device: Device,
     ) -> None:
-        self.student, self.cache, self.train = student, cache, train
+        self.student, self.cache = student, cache
         self.task, self.options, self.device = task, options, device
         layers = enumerate(matched_layers(student)) if options.hidden else ()
-        self.pairs = [(place, layer) for place, layer in layers if layer in cache.hidden]
-        self.variance = {layer: _variance(cache.hidden[layer]) for _, layer in self.pairs}
+        self.pairs = [(place, layer) for place, layer in layers if layer in cache.layers]
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         options, target = self.options, self.device.torch_device
         inputs = self.device.put(batch.inputs)
         with self.device.autocast(options.precision):
             output = self.student(**inputs, output_hidden_states=bool(self.pairs))
-        logits, taught = output.logits.float(), self.cache.logits[batch.index].to(target)
-        loss = options.soft * soft_loss(logits, taught, options.temperature)
+        logits, taught = output.logits.float(), self.cache.answers(batch.index)
+        loss = options.soft * soft_loss(logits, taught.logits.to(target), options.temperature)
         if options.hard:
             loss = loss + options.hard * self.task.losses(logits, batch.labels.to(target)).mean()
         if self.pairs:
-            mask, places = inputs["attention_mask"].bool(), self.train.flat_positions(batch.index)
+            mask = inputs["attention_mask"].bool()
             for place, layer in self.pairs:
-                wanted = self.cache.hidden[layer][places].to(target).float()
+                wanted = taught.hidden[layer].to(target).float()
                 held = output.hidden_states[place + 1][mask].float()
-                error = functional.mse_loss(held, wanted) / self.variance[layer]
+                error = functional.mse_loss(held, wanted) / self.cache.variance[layer]
                 loss = loss + options.hidden / len(self.pairs) * error
         return loss
 
@@ -173,14 +123,3 @@ def soft_loss(logits: torch.Tensor, taught: torch.Tensor, temperature: float) ->
     student = functional.log_softmax(logits / temperature, dim=1)
     teacher = functional.log_softmax(taught / temperature, dim=1)
     return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
-
-
-def _within(layers: list[int], layer_bytes: int, max_bytes: int) -> list[int]:
-    affordable = int(np.clip(max_bytes // max(1, layer_bytes), 0, len(layers)))
-    return layers[len(layers) - affordable :]
-
-
-def _variance(states: torch.Tensor, rows: int = 4096) -> float:
-    """Variance of the states over tokens, mean over channels, from evenly spaced tokens."""
-    sample = states[:: max(1, len(states) // rows)].float()
-    return float(sample.var(dim=0).mean().clamp_min(1e-6))

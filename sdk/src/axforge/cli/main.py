@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from axforge.cli import about, files, jobs
+from axforge.cli import about, files, jobs, webhooks
 from axforge.cli.exits import exit_code, show_error
 from axforge.cli.plugins import PluginGroup
 from axforge.cli.session import JsonOption, KeyOption, ServerOption, Session
@@ -46,6 +46,7 @@ app.command("events")(jobs.events)
 app.command("list")(jobs.list_jobs)
 app.command("cancel")(jobs.cancel)
 app.command("download")(files.download)
+app.add_typer(webhooks.app, name="webhooks")
 app.command("capabilities")(about.capabilities)
 app.command("version")(about.version)
 

@@ -14,6 +14,9 @@ from axforge.cli.exits import ExitCode
 GROUP = "axforge.commands"
 KNOWN = {
     "serve": ("Run the service on this machine.", "axforge-server[embedded]"),
+    "gc": ("Clear away what has expired on the service.", "axforge-server"),
+    "keys": ("Create, list and revoke API keys, for who runs the service.", "axforge-server"),
+    "quotas": ("See and set what tenants may have.", "axforge-server"),
     "optimize": ("Optimize a model on this machine, without a server.", "axforge-server[worker]"),
 }
 """Help and distribution of the commands that this client knows of, installed or not."""
@@ -52,11 +55,13 @@ def _load(name: str) -> Any:
     if point is None:
         _say_missing(name, f"`axforge {name}` comes with the server, which is not installed here.")
     try:
-        function = point.load()
+        found = point.load()
     except ModuleNotFoundError as error:
         _say_missing(name, f"`axforge {name}` needs the module {error.name}, which is not installed here.")
+    if isinstance(found, typer.Typer):  # a group of commands
+        return typer.main.get_command(found)
     app = typer.Typer(add_completion=False)
-    app.command(name)(function)
+    app.command(name)(found)
     return typer.main.get_command(app)
 
 

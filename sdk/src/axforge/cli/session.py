@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
@@ -27,7 +27,7 @@ class Session:
     """The options that may stand before the command or behind it; those behind it win."""
 
     server: str | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     json: bool = False
 
     def client(self) -> Client:

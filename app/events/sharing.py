@@ -1,0 +1,32 @@
+"""Reading once for many: streams that stand at the same event of a job ask the database together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from starlette.concurrency import run_in_threadpool
+
+Result = TypeVar("Result")
+
+
+class SharedReads(Generic[Result]):
+    """Joins those who ask the same while the answer is under way.
+
+    Who joins gets an answer that may be as old as the first one's question. That is enough for a
+    stream: it compares the version that it got with the newest and asks again.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: dict[Hashable, asyncio.Task[Result]] = {}
+
+    async def read(self, key: Hashable, read: Callable[[], Result]) -> Result:
+        """What `read`, called in a thread, returns; once for all who give the same key meanwhile."""
+        task = self._under_way.get(key)
+        if task is None:
+            task = asyncio.create_task(run_in_threadpool(read))
+            task.add_done_callback(lambda _: self._under_way.pop(key))
+            self._under_way[key] = task
+        # A client that goes away takes nothing from the others.
+        return await asyncio.shield(task)

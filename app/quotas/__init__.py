@@ -1,0 +1,1 @@
+"""Quotas: what a tenant may have, what it uses, and the refusal of more."""

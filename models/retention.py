@@ -1,0 +1,145 @@
+"""What goes by age, as bounded batches of guarded statements; several collectors do no harm.
+
+Each function runs inside the caller's `Database.transaction()`, works on at most `limit` entries that
+an index finds, and locks what it works on: another collector passes over it. Bytes are not touched
+here, they become garbage (`models.blobs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Delete, and_, case, delete, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from models import blobs
+from models.artifact import Artifact
+from models.checkpoint import Checkpoint
+from models.database import after, now
+from models.event import Event
+from models.idempotency import IdempotencyKey
+from models.job import TERMINAL, Job
+from models.upload import JobUpload, Upload
+
+BATCH = 100
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How long things are kept."""
+
+    upload_days: float
+    event_days: float
+    idempotency_hours: float
+
+
+def sweep_jobs(session: Session, keeping: Keeping, limit: int = BATCH) -> list[str]:
+    """Clear away what ended jobs need no longer: checkpoints at once, files and events in their time.
+
+    Returns the ids of the jobs looked at.
+    """
+    moment = session.execute(select(now(session))).scalar_one()
+    due = select(Job).where(Job.sweep_at <= now(session)).order_by(Job.sweep_at).limit(limit)
+    jobs = session.scalars(due.with_for_update(skip_locked=True)).all()
+    ids = [job.id for job in jobs]
+    blobs.discard_checkpoints(session, [job.id for job in jobs if job.attempt > 0])
+    _run(session, delete(Checkpoint).where(Checkpoint.job_id.in_(ids)))
+    release_uploads(session, ids, keeping.upload_days)
+    drop_artifacts(session, [job.id for job in jobs if _is_past(job.expires_at, moment)])
+    silent = [job for job in jobs if _is_past(_events_end(job, keeping), moment)]
+    _run(session, delete(Event).where(Event.job_id.in_([job.id for job in silent])))
+    for job in jobs:
+        ends = (_events_end(job, keeping), job.expires_at)
+        job.sweep_at = min((end for end in ends if end is not None and end > moment), default=None)
+    return ids
+
+
+def expire_uploads(session: Session, keeping: Keeping, limit: int = BATCH) -> list[str]:
+    """Remove the uploads whose time is over, but keep those that a job needs. Returns the removed ids."""
+    due = select(Upload.id).where(Upload.expires_at <= now(session)).order_by(Upload.expires_at).limit(limit)
+    ids = list(session.scalars(due.with_for_update(skip_locked=True)))
+    # Asked after the rows are locked: who creates a job with one of them now waits, and finds none.
+    needed = set(session.scalars(select(JobUpload.upload_id).where(JobUpload.upload_id.in_(ids))))
+    later = update(Upload).where(Upload.id.in_(needed)).values(expires_at=_days(session, keeping.upload_days))
+    session.execute(later.execution_options(synchronize_session=False))
+    gone = [upload_id for upload_id in ids if upload_id not in needed]
+    remove_uploads(session, gone)
+    return gone
+
+
+def forget_idempotency_keys(session: Session, keeping: Keeping, limit: int = BATCH) -> int:
+    """Remove keys older than they are promised to be kept. Returns how many."""
+    key = tuple_(IdempotencyKey.tenant, IdempotencyKey.key)
+    old = (
+        select(IdempotencyKey.tenant, IdempotencyKey.key)
+        .where(IdempotencyKey.created_at < after(session, -keeping.idempotency_hours * 3600))
+        .order_by(IdempotencyKey.created_at)
+        .limit(limit)
+    )
+    forgotten = (
+        delete(IdempotencyKey)
+        .where(key.in_(old.with_for_update(skip_locked=True)))
+        .returning(IdempotencyKey.key)
+        .execution_options(synchronize_session=False)
+    )
+    return len(session.scalars(forgotten).all())
+
+
+def remove_uploads(session: Session, ids: Collection[str]) -> None:
+    """Remove uploads that no job needs; their rows are locked by the caller."""
+    digests = session.scalars(select(Upload.sha256).where(Upload.id.in_(ids))).all()
+    _run(session, delete(JobUpload).where(JobUpload.upload_id.in_(ids)))
+    _run(session, delete(Upload).where(Upload.id.in_(ids)))
+    blobs.detach(session, digests)
+
+
+def remove_job(session: Session, job: Job, upload_days: float) -> None:
+    """Remove a job that is done, with all that belongs to it; its row is locked by the caller."""
+    blobs.discard_checkpoints(session, [job.id])
+    release_uploads(session, [job.id], upload_days)
+    drop_artifacts(session, [job.id])
+    _run(session, delete(Job).where(Job.id == job.id))
+
+
+def drop_artifacts(session: Session, job_ids: Collection[str]) -> None:
+    """Remove the files of jobs; the bytes go unless something else refers to them."""
+    digests = session.scalars(select(Artifact.sha256).where(Artifact.job_id.in_(job_ids))).all()
+    _run(session, delete(Artifact).where(Artifact.job_id.in_(job_ids)))
+    blobs.detach(session, digests)
+
+
+def release_uploads(session: Session, job_ids: Collection[str], upload_days: float) -> None:
+    """Jobs that are done need their uploads no longer: the time of those begins anew."""
+    used = select(JobUpload.upload_id).where(JobUpload.job_id.in_(job_ids))
+    end = _days(session, upload_days)
+    session.execute(
+        update(Upload)
+        .where(Upload.id.in_(used), Upload.expires_at.is_not(None))
+        .values(expires_at=case((Upload.expires_at > end, Upload.expires_at), else_=end))
+        .execution_options(synchronize_session=False)
+    )
+    _run(session, delete(JobUpload).where(JobUpload.job_id.in_(job_ids)))
+
+
+def job_that_needs(session: Session, upload_id: str) -> str | None:
+    """The id of a job that has not ended and refers to the upload."""
+    users = select(JobUpload.job_id).join(Job, and_(Job.id == JobUpload.job_id, Job.status.not_in(TERMINAL)))
+    return session.scalars(users.where(JobUpload.upload_id == upload_id).limit(1)).first()
+
+
+def _events_end(job: Job, keeping: Keeping) -> datetime | None:
+    return None if job.finished_at is None else job.finished_at + timedelta(days=keeping.event_days)
+
+
+def _is_past(end: datetime | None, moment: datetime) -> bool:
+    return end is not None and end <= moment
+
+
+def _days(session: Session, days: float) -> ColumnElement[datetime]:
+    return after(session, days * 86400)
+
+
+def _run(session: Session, statement: Delete) -> None:
+    session.execute(statement.execution_options(synchronize_session=False))
