@@ -89,6 +89,7 @@ class Certificate(Document):
     recipe: Recipe
     spread: dict[str, float] = Field(
         default_factory=dict,
-        description="Relative spread of the per-round ratios, by name; `processor_wait`: seconds that the "
-        "timed models waited for a processor that others had, for each second.",
+        description="`speedup`: how far the rounds' ratios lie apart, relative to their median, which is "
+        "`speedup_median`; the certified ratio is that of each model's fastest round. `processor_wait`: "
+        "seconds that the timed models waited for a processor that others had, for each second.",
     )

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +184,18 @@ def test_memory_of_a_tree_counts_its_children() -> None:
 def _commands_of_children() -> str:
     children = (Path(f"/proc/{os.getpid()}/task") / str(os.getpid()) / "children").read_text().split()
     return " ".join(Path(f"/proc/{child}/cmdline").read_bytes().decode() for child in children)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor has no second thread")
+def test_a_probe_is_idle_when_it_has_answered(tmp_path: Path) -> None:
+    def computed(pid: int) -> int:
+        books = Path(f"/proc/{pid}/task").glob("*/schedstat")
+        return sum(int(book.read_text(encoding="ascii").split()[0]) for book in books)
+
+    graph = write_classifier(tmp_path / "model.onnx", products=40, width=256)
+    with probe(ModelFile(graph), BenchInputs.in_order(token_rows(8), batch_size=8), threads=2) as running:
+        for _ in range(3):
+            running.timed(calls=1, repeats=20)
+            before = computed(running._process.pid)
+            time.sleep(0.02)
+            assert computed(running._process.pid) - before < 10e6, "threads still looked for work"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -15,8 +16,9 @@ from worker.engine.measure.probing import ModelFile, Probe, Turn, probe
 
 Milliseconds = npt.NDArray[np.float64]
 MIN_ROUNDS = 3
-PATIENCE = 2  # rounds taken at most, as a multiple of those wanted, to find quiet ones
-QUIET = 0.08  # seconds that a quiet turn's threads wait for a processor, for each second
+TURN_SECONDS = 0.15  # of one model in one round: short, so that some turns fall between disturbances
+PATIENCE = 2.0  # times the seconds asked for, in which a comparison ends whatever a turn's surroundings cost
+QUIET = 0.08  # seconds that an undisturbed model's threads wait for a processor, for each second
 MIN_PASSES = 3  # the fewest whose median is not moved by one disturbed pass
 
 
@@ -24,9 +26,10 @@ MIN_PASSES = 3  # the fewest whose median is not moved by one disturbed pass
 class Timing:
     """Milliseconds of one model's calls, [rounds, passes, calls], and the rows of one pass.
 
-    A round's time is that of one pass, each call at its median over the round's passes: when other
-    processes take the processor away for a moment, it is those calls that are set aside, for every
-    model alike. The percentiles are over all calls, such moments included.
+    A round's time is that of one pass, each call at its median over the round's passes. Whatever else a
+    machine does only ever adds to a time, often for many seconds on end, so a model's own time is that of its
+    fastest round (Chen and Revels 2016, "Robust benchmarking in noisy environments"). The percentiles
+    are over all calls, disturbances included.
     """
 
     calls_ms: Milliseconds
@@ -46,14 +49,14 @@ class Timing:
         return np.asarray(np.median(self.calls_ms, axis=1).sum(axis=1))
 
     @property
-    def mean(self) -> float:
-        """Milliseconds per call in the median round."""
-        return float(np.median(self.round_ms) / self.calls_ms.shape[2])
+    def fastest(self) -> float:
+        """Milliseconds per call in the fastest round."""
+        return float(self.round_ms.min() / self.calls_ms.shape[2])
 
     @property
     def throughput(self) -> float:
-        """Examples per second in the median round."""
-        return float(1000.0 * self.examples / np.median(self.round_ms))
+        """Examples per second in the fastest round."""
+        return float(1000.0 * self.examples / self.round_ms.min())
 
 
 @dataclass(frozen=True)
@@ -70,18 +73,21 @@ class Comparison:
     def __getitem__(self, name: str) -> Timing:
         return self.timings[name]
 
-    def ratios(self, reference: str, name: str) -> Milliseconds:
-        """Time of `reference` over time of `name`, one for every round: above 1 means `name` is faster."""
-        return self.timings[reference].round_ms / self.timings[name].round_ms
-
     def speedup(self, reference: str, name: str) -> float:
-        """Median over the rounds of the ratio within the round."""
-        return float(np.median(self.ratios(reference, name)))
+        """Time of `reference` over time of `name`, each in its fastest round: above 1, `name` is faster."""
+        return self.timings[reference].fastest / self.timings[name].fastest
+
+    def median_speedup(self, reference: str, name: str) -> float:
+        """The same, as the median over the rounds of the ratio within the round."""
+        return float(np.median(self._ratios(reference, name)))
 
     def spread(self, reference: str, name: str) -> float:
         """Largest minus smallest ratio of a round, over the median ratio."""
-        ratios = self.ratios(reference, name)
+        ratios = self._ratios(reference, name)
         return float(np.ptp(ratios) / np.median(ratios))
+
+    def _ratios(self, reference: str, name: str) -> Milliseconds:
+        return self.timings[reference].round_ms / self.timings[name].round_ms
 
 
 def compare(
@@ -89,7 +95,6 @@ def compare(
     inputs: BenchInputs,
     *,
     threads: int,
-    rounds: int = 13,
     warmup: int = 5,
     seconds: float = 14.0,
     on_round: Callable[[], None] = lambda: None,
@@ -98,58 +103,40 @@ def compare(
 
     Each model has its own process and only one computes at a time; the order of the turns is
     reversed every other round. `warmup` calls at the start of a turn are not counted. `on_round` is
-    called before every round and may raise to stop. Rounds in which other processes had the
-    processor are left out and made up for, in at most twice the time. Raises MeasurementError.
+    called before every round and may raise to stop. Raises MeasurementError.
     """
-    if rounds < MIN_ROUNDS:
-        raise ValueError(f"a ratio needs at least {MIN_ROUNDS} rounds")
     with ExitStack() as stack:
         running = {
             name: stack.enter_context(probe(model, inputs, threads=threads)) for name, model in models.items()
         }
-        return compare_running(
-            running, inputs, rounds=rounds, warmup=warmup, seconds=seconds, on_round=on_round
-        )
+        return compare_running(running, inputs, warmup=warmup, seconds=seconds, on_round=on_round)
 
 
 def compare_running(
     running: Mapping[str, Probe],
     inputs: BenchInputs,
     *,
-    rounds: int,
     warmup: int,
     seconds: float,
     on_round: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Comparison:
     """As `compare`, for probes that are already running on `inputs`."""
+    rounds = max(MIN_ROUNDS, round(seconds / (TURN_SECONDS * len(running))))
+    deadline = clock() + PATIENCE * seconds
     calls, repeats = _affordable(running, inputs, seconds / rounds, warmup)
     taken: list[dict[str, Turn]] = []
     names = list(running)
-    while _quiet_rounds(taken) < rounds and len(taken) < PATIENCE * rounds:
+    while len(taken) < rounds and (len(taken) < MIN_ROUNDS or clock() < deadline):
         on_round()
         order = names if len(taken) % 2 == 0 else names[::-1]
         taken.append(
             {name: running[name].timed(calls=calls, repeats=repeats, warmup=warmup) for name in order}
         )
-    kept = _least_disturbed(taken)
     examples = inputs.examples_in(calls)
-    timings = {name: Timing(np.stack([turns[name].ms for turns in kept]), examples) for name in names}
-    return Comparison(timings, float(np.median([_waited(turns) for turns in kept])))
-
-
-def _quiet_rounds(rounds: Sequence[Mapping[str, Turn]]) -> int:
-    return sum(_waited(turns) <= QUIET for turns in rounds)
-
-
-def _least_disturbed(rounds: Sequence[Mapping[str, Turn]]) -> list[Mapping[str, Turn]]:
-    """The quiet rounds; where they are too few, the fewest that a median needs."""
-    ordered = sorted(rounds, key=_waited)
-    return ordered[: max(MIN_ROUNDS, _quiet_rounds(rounds))]
-
-
-def _waited(turns: Mapping[str, Turn]) -> float:
-    """Of the most disturbed turn of a round."""
-    return max(turn.waited for turn in turns.values())
+    timings = {name: Timing(np.stack([turns[name].ms for turns in taken]), examples) for name in names}
+    waited = [max(turn.waited for turn in turns.values()) for turns in taken]
+    return Comparison(timings, float(np.median(waited)))
 
 
 def _affordable(

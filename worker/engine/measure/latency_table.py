@@ -15,6 +15,7 @@ from worker.engine.anatomy.shape import LayerShape, Shape
 
 BlockKind = Literal["attention", "ffn"]
 Statistic = Literal["mean", "p50", "p95"]
+LEAST_PART = 0.01  # of the dense model's milliseconds, that any model is predicted to take
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,15 @@ class LatencyTable:
     p95_over_mean: float
 
     def predict(self, shape: Shape, statistic: Statistic = "mean") -> float:
-        """Milliseconds per call of a model of that shape. Hard attention is counted as soft."""
+        """Milliseconds per call of a model of that shape. Hard attention is counted as soft.
+
+        Never less than a hundredth of the dense model's: a tiny model's cost is the call itself, which
+        timing cannot tell from nothing.
+        """
         layers = [layer for layer in shape.layers if layer.present]
         mean = self.fixed_ms + sum(self.inner.layer_ms(layer) for layer in layers[:-1])
         mean += sum(self.last.layer_ms(layer) for layer in layers[-1:])
+        mean = max(mean, LEAST_PART * self.dense_ms)
         return mean * {"mean": 1.0, "p50": self.p50_over_mean, "p95": self.p95_over_mean}[statistic]
 
     def block_ms(self, kind: BlockKind, kept: int) -> float:

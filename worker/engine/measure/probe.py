@@ -34,6 +34,9 @@ from worker.engine.measure.inputs import BenchInputs
 from worker.engine.measure.process import peak_rss_bytes, waited_ns
 
 Call = Callable[[], npt.NDArray[np.float32]]
+SETTLING_SECONDS = 5.0  # at most
+SETTLING_STEP = 0.01
+IDLE = 0.2  # of a processor
 
 
 def main() -> int:
@@ -42,9 +45,12 @@ def main() -> int:
     requests = _requests_until_eof(sys.stdin)
     try:
         calls = _load(arguments)
+        _settle()
         _answer(answers, {"ready": True})
         while True:
-            _answer(answers, _serve(calls, requests.get()))
+            answer = _serve(calls, requests.get())
+            _settle()
+            _answer(answers, answer)
     except Exception as error:  # the parent raises it, typed, with this cause
         _answer(answers, {"error": {"type": type(error).__name__, "message": str(error)}})
         return 1
@@ -85,6 +91,20 @@ def _answer(answers: TextIO, document: dict[str, Any]) -> None:
     with contextlib.suppress(BrokenPipeError):  # the reader thread sees the parent's end too
         answers.write(json.dumps(document) + "\n")
         answers.flush()
+
+
+def _settle() -> None:
+    """Return once this process's threads are idle, so that they take no time from the next model's turn.
+
+    ONNX Runtime's and OpenMP's threads look for more work in a busy loop after a call, for 35 ms on one
+    processor and for more than a second on another.
+    """
+    until = time.monotonic() + SETTLING_SECONDS
+    while time.monotonic() < until:
+        busy, began = time.process_time(), time.monotonic()
+        time.sleep(SETTLING_STEP)
+        if time.process_time() - busy < IDLE * (time.monotonic() - began):
+            return
 
 
 def _load(arguments: argparse.Namespace) -> list[Call]:

@@ -19,10 +19,9 @@ from worker.engine.measure.latency_table import Dimensions, LatencyTable
 from worker.engine.measure.probing import ModelFile, Probe, probe
 from worker.engine.measure.table_fit import Stack, fit, planned_stacks
 
-ROUNDS = 5
 WARMUP = 5
-GROUP = 4  # models timed in turns with the dense one: its turns are shared, memory stays bounded
-VERSION = 1  # of the method: tables measured in another way are not read back
+GROUP = 4  # models timed in turns with the whole one: its turns are shared, memory stays bounded
+VERSION = 2  # of the method: tables measured in another way are not read back
 
 
 def latency_table(
@@ -73,15 +72,17 @@ def _measured(
     timed: list[tuple[Comparison, str]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="axforge-table-")))
-        reference = stack.enter_context(probe(dense, inputs, threads=threads))
-        models = {"whole": whole} | {
+        # Stacks are of the delivered precision, and so is what they are compared with: what disturbs
+        # one then disturbs the other as much.
+        reference = stack.enter_context(probe(whole, inputs, threads=threads))
+        models = {"dense": dense} | {
             f"stack-{number}": _stack_file(folder / f"stack-{number}", stack, dense, dimensions, quantized)
             for number, stack in enumerate(planned)
         }
         for step, names in enumerate(_grouped(list(models))):
             on_step(step, -(-len(models) // GROUP))
             group = {name: models[name] for name in names}
-            comparison = _against(reference, group, inputs, threads, seconds * len(group))
+            comparison = _beside(reference, group, inputs, threads, seconds * len(group))
             timed += [(comparison, name) for name in names]
     return _table(planned, timed[1:], timed[0][0], dimensions)
 
@@ -90,44 +91,41 @@ def _grouped(names: Sequence[str]) -> Iterator[Sequence[str]]:
     return (names[start : start + GROUP] for start in range(0, len(names), GROUP))
 
 
-def _against(
-    dense: Probe, group: Mapping[str, ModelFile], inputs: BenchInputs, threads: int, seconds: float
+def _beside(
+    whole: Probe, group: Mapping[str, ModelFile], inputs: BenchInputs, threads: int, seconds: float
 ) -> Comparison:
     with ExitStack() as stack:
         running = {
             name: stack.enter_context(probe(model, inputs, threads=threads)) for name, model in group.items()
         }
-        return compare_running(
-            {"dense": dense, **running}, inputs, rounds=ROUNDS, warmup=WARMUP, seconds=seconds
-        )
+        return compare_running({"whole": whole, **running}, inputs, warmup=WARMUP, seconds=seconds)
 
 
 def _table(
     planned: Sequence[Stack],
     timed: Sequence[tuple[Comparison, str]],
-    whole_timed: Comparison,
+    dense_timed: Comparison,
     dimensions: Dimensions,
 ) -> LatencyTable:
-    """Every time is a ratio to the dense model in the same turns, times the dense model's usual time."""
-    dense_ms = whole_timed["dense"].mean
+    """Every time is a ratio to the whole model in the same turns, times what that takes at its fastest."""
+    whole_ms = min(comparison["whole"].fastest for comparison, _ in timed)
     inner, last = fit(
         [
-            replace(stack, ms=dense_ms / comparison.speedup("dense", name))
+            replace(stack, ms=whole_ms / comparison.speedup("whole", name))
             for stack, (comparison, name) in zip(planned, timed, strict=True)
         ]
     )
-    whole_ms = dense_ms / whole_timed.speedup("dense", "whole")
     full = LayerShape(tuple(range(dimensions.heads)), tuple(range(dimensions.channels)))
     layers_ms = (dimensions.layers - 1) * inner.layer_ms(full) + last.layer_ms(full)
     scale = min(1.0, whole_ms / layers_ms)  # layers must not cost more than the model they are part of
-    whole = whole_timed["whole"]
+    whole = dense_timed["whole"]
     return LatencyTable(
         inner=inner.scaled(scale),
         last=last.scaled(scale),
         fixed_ms=whole_ms - scale * layers_ms,
-        dense_ms=dense_ms,
-        p50_over_mean=whole.p50 / whole.mean,
-        p95_over_mean=whole.p95 / whole.mean,
+        dense_ms=whole_ms / dense_timed.speedup("whole", "dense"),
+        p50_over_mean=whole.p50 / whole.fastest,
+        p95_over_mean=whole.p95 / whole.fastest,
     )
 
 

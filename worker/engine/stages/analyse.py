@@ -16,6 +16,7 @@ from worker.engine.stages.problem import compared_rows, cost_model, fisher, samp
 from worker.engine.workspace import write_json
 
 WEIGHED_ROWS = 256  # of the selection split at most, for the loss change of every single element
+WEIGHING_SHARE = 0.05  # of the budget, for that
 
 
 def analyse(run: Run) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def analyse(run: Run) -> dict[str, Any]:
 
     # An element costs half a pass on average: the layers before it are not computed anew.
     passes = len(all_elements(run.anatomy.full_shape())) // 2 + 1
-    rows = sample(run.selection, min(WEIGHED_ROWS, compared_rows(run, passes)), run.spec.seed)
+    rows = sample(run.selection, min(WEIGHED_ROWS, compared_rows(run, passes, WEIGHING_SHARE)), run.spec.seed)
     report = significance_report(
         run.anatomy,
         PrefixReplay(run.anatomy, rows, run.task, run.device, precision="fast").losses,
@@ -54,7 +55,7 @@ def _latency_table(run: Run) -> LatencyTable:
         delivered=whole,
         quantized=run.quantizes,
         cache=_cache_folder(),
-        seconds_per_stack=run.timing_seconds / 16,
+        seconds_per_stack=run.timing_seconds / 8,
         on_step=lambda step, total: run.progress("analyse", step, total, "measuring the latency table"),
     )
 

@@ -21,6 +21,7 @@ from worker.engine.prepare import load_model, load_tokenizer
 from worker.engine.run import Run
 from worker.engine.stages.fitting import baseline_options
 from worker.engine.stages.prepare import base_model
+from worker.engine.stages.timing import note_times
 from worker.engine.tasks import evaluate
 from worker.engine.training import fine_tune
 
@@ -52,8 +53,10 @@ def baseline(run: Run) -> dict[str, Any]:
         on_round=run.reporter.check,
     )
     dense, whole = delivered["dense"], _whole(run, delivered)
+    whole_name = next(name for name, each in delivered.items() if each is whole)
+    note_times(run, comparison, dense="dense", whole=whole_name)
     for number, (name, each) in enumerate(delivered.items()):
-        ms, speedup = comparison[name].mean, comparison.speedup("dense", name)
+        ms, speedup = comparison[name].fastest, comparison.speedup("dense", name)
         run.reporter.candidate(_candidate(run, number, each, ms, speedup, dense))
     np.save(run.workspace.folder("baseline") / DENSE_LOGITS, dense.logits)
     return {
@@ -62,10 +65,9 @@ def baseline(run: Run) -> dict[str, Any]:
         "loss": evaluation.loss,
         "row_seconds": row_seconds,
         "delivered_metric": dense.metric,
-        "dense_ms": comparison["dense"].mean,
         "dense_bytes": dense.size_bytes,
         "whole_bytes": whole.size_bytes,
-        "whole": next(name for name, each in delivered.items() if each is whole),
+        "whole": whole_name,
         "quantize": [step.model_dump(mode="json") for step in whole.recipe.steps],
         "candidates": len(delivered),
     }

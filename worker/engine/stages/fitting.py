@@ -24,7 +24,7 @@ from worker.engine.training import (
 
 BASELINE_SHARE = 0.3  # of the time left: fine-tuning the dense model may take no more
 TRIAL_SHARE = 0.08  # of the time left: one arm's trial
-RECOVERY_SHARE = 0.75  # of the time left after the reserve: one recovery
+RECOVERY_SHARE = 0.85  # of the time left after the reserve: one recovery
 TRIAL_EPOCHS = 1
 
 

@@ -11,6 +11,7 @@ from worker.engine.anatomy import Anatomy, Shape
 from worker.engine.measure.latency_table import LatencyTable
 from worker.engine.run import Run
 from worker.engine.significance.fisher import FisherInformation, fisher_information
+from worker.engine.stages.timing import reference_times
 from worker.engine.strategies.base import Judgement, SearchProblem
 from worker.engine.strategies.goal import CostModel, DenseReference, Goal
 from worker.engine.tasks import Evaluation, Split, evaluate
@@ -32,8 +33,10 @@ def cost_model(run: Run) -> CostModel:
     assert stored is not None
     table = LatencyTable.from_json(stored)
     full = run.anatomy.full_shape()
+    # The table may be of a busier hour, or of another run.
+    scale = reference_times(run).whole / table.predict(full)
     return CostModel(
-        milliseconds=table.predict,
+        milliseconds=lambda shape: scale * table.predict(shape),
         parameters=run.anatomy.parameters,
         whole_bytes=baseline["whole_bytes"],
         whole_parameters=run.anatomy.parameters(full),
@@ -45,7 +48,7 @@ def dense_reference(run: Run) -> DenseReference:
     """The dense fp32 model's measured milliseconds a call and bytes."""
     baseline = run.workspace.result("baseline")
     assert baseline is not None
-    return DenseReference(baseline["dense_ms"], baseline["dense_bytes"], run.spec.target.batch_size)
+    return DenseReference(reference_times(run).dense, baseline["dense_bytes"], run.spec.target.batch_size)
 
 
 def search_problem(
@@ -90,11 +93,11 @@ def search_problem(
     )
 
 
-def compared_rows(run: Run, passes: int = SEARCH_PASSES) -> int:
+def compared_rows(run: Run, passes: int = SEARCH_PASSES, share: float = SEARCH_SHARE) -> int:
     """How many rows so many passes may use, by the time that the dense model takes for one."""
     baseline = run.workspace.result("baseline")
     assert baseline is not None
-    seconds = SEARCH_SHARE * run.spec.budget.max_minutes * 60
+    seconds = share * run.spec.budget.max_minutes * 60
     affordable = seconds / (passes * baseline["row_seconds"])
     return next((rows for rows in COMPARED_ROWS if rows <= affordable), COMPARED_ROWS[-1])
 

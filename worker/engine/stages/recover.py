@@ -21,7 +21,6 @@ from worker.engine.anatomy.slicing import sliced
 from worker.engine.delivery import Delivered, deliver
 from worker.engine.export.safetensors import load_folder, save_folder
 from worker.engine.measure.intervals import PairedBootstrap, paired_bootstrap
-from worker.engine.measure.latency import compare
 from worker.engine.measure.verdict import Measured, evaluate_constraints
 from worker.engine.run import Run
 from worker.engine.stages.baseline import dense_files, dense_logits, quantization
@@ -29,6 +28,7 @@ from worker.engine.stages.fitting import learning_rate, recovered, recovery_opti
 from worker.engine.stages.problem import MARGIN, cost_model, dense_reference, search_problem
 from worker.engine.stages.rungs import Rung, best_of, has_room
 from worker.engine.stages.sizing import sized
+from worker.engine.stages.timing import timed
 from worker.engine.strategies.goal import Goal
 from worker.engine.strategies.narrowing import narrow
 from worker.engine.workspace import read_json, write_json
@@ -186,16 +186,9 @@ class _Climb:
         began = run.stopwatch.used
         self._tell("measuring the recovered model on the target", number, None)
         delivered = deliver(run, student, recipe, folder)
-        comparison = compare(
-            {"dense": dense_files(run)[0], "candidate": delivered.file},
-            run.timed_inputs(),
-            threads=run.threads,
-            seconds=run.timing_seconds,
-            on_round=run.reporter.check,
-        )
+        times = timed(run, delivered.file, *dense_files(run))
         baseline = run.workspace.result("baseline")
         assert baseline is not None
-        speedup = comparison.speedup("dense", "candidate")
         results = evaluate_constraints(
             run.spec.constraints,
             Measured(
@@ -203,10 +196,10 @@ class _Climb:
                 optimized_metric=delivered.metric,
                 dense_bytes=baseline["dense_bytes"],
                 optimized_bytes=delivered.size_bytes,
-                speedup=speedup,
-                p50=comparison["candidate"].p50,
-                p95=comparison["candidate"].p95,
-                throughput=comparison["candidate"].throughput,
+                speedup=times.speedup,
+                p50=times.p50,
+                p95=times.p95,
+                throughput=times.throughput,
                 paired=self._paired(delivered),
             ),
         )
@@ -215,8 +208,8 @@ class _Climb:
             number=number,
             recipe=recipe,
             metric=delivered.metric,
-            speedup=speedup,
-            ms=baseline["dense_ms"] / speedup,
+            speedup=times.speedup,
+            ms=times.ms,
             size_bytes=delivered.size_bytes,
             violations=violations,
             comfortable=not any(name.startswith("accuracy.") for name in violations)

@@ -14,10 +14,10 @@ from pathlib import Path
 from models.spec import PruneLayers, Recipe
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.delivery import target_file, write_target_file
-from worker.engine.measure.latency import compare
 from worker.engine.run import Run
 from worker.engine.stages.baseline import dense_files, quantization
 from worker.engine.stages.problem import MARGIN, cost_model, dense_reference, search_problem
+from worker.engine.stages.timing import timed as timed_file
 from worker.engine.strategies.goal import Goal
 from worker.engine.strategies.narrowing import narrow
 
@@ -93,20 +93,11 @@ def _narrowed(run: Run, recipe: Recipe, goal: Goal, tell: Callable[[str, int, in
 
 
 def _timer(run: Run, folder: Path) -> Callable[[Recipe], float]:
-    """Milliseconds a call of a recipe's file, measured beside the dense one as the search counts them."""
-    dense = dense_files(run)[0]
+    """Milliseconds a call of a recipe's file, as the search counts them."""
 
     def milliseconds(recipe: Recipe) -> float:
         student = sliced(run.anatomy.model, run.shape(recipe))
         write_target_file(run, student, recipe.then(*quantization(run).steps), folder)
-        files = {"dense": dense, "candidate": target_file(run, folder)}
-        comparison = compare(
-            files,
-            run.timed_inputs(),
-            threads=run.threads,
-            seconds=run.timing_seconds,
-            on_round=run.reporter.check,
-        )
-        return dense_reference(run).ms / comparison.speedup("dense", "candidate")
+        return timed_file(run, target_file(run, folder), *dense_files(run)).ms
 
     return milliseconds

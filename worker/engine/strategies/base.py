@@ -90,7 +90,6 @@ def measured(problem: SearchProblem, shape: Shape, judgement: Judgement | None) 
         size_bytes=round(costs.bytes),
         latency_ms=costs.ms,
         latency_source="predicted",
-        # A tiny model's predicted time may come out as nothing; then no ratio is told.
-        speedup=problem.dense.ms / costs.ms if costs.ms > 0 else None,
+        speedup=problem.dense.ms / costs.ms,
         size_reduction=problem.dense.bytes / costs.bytes,
     )

@@ -1,0 +1,69 @@
+"""Times on the target, comparable with each other over the whole run.
+
+Two comparisons that lie minutes apart meet a shared machine in different states, and a state may last
+longer than a comparison. So each one times the dense model and its delivered precision along, and what a
+candidate takes is carried over to the least disturbed state that the run has seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worker.engine.measure.latency import Comparison, compare
+from worker.engine.measure.probing import ModelFile
+from worker.engine.run import Run
+from worker.engine.workspace import read_json, write_json
+
+
+@dataclass(frozen=True)
+class ReferenceTimes:
+    """Milliseconds a call, in the fastest round of the run so far: of the dense fp32 model, and of the
+    dense model in the precision that is delivered."""
+
+    dense: float
+    whole: float
+
+
+@dataclass(frozen=True)
+class TimedFile:
+    """`ms`: milliseconds a call in the least disturbed state; percentiles and throughput as they came."""
+
+    ms: float
+    speedup: float
+    p50: float
+    p95: float
+    throughput: float
+
+
+def reference_times(run: Run) -> ReferenceTimes:
+    """As noted so far; there are some from the baseline on."""
+    stored = read_json(run.workspace.root / "times.json")
+    assert stored is not None
+    return ReferenceTimes(**stored)
+
+
+def note_times(run: Run, comparison: Comparison, *, dense: str, whole: str) -> ReferenceTimes:
+    """Keep the faster of what is known and what the comparison's models of these names took."""
+    taken = ReferenceTimes(comparison[dense].fastest, comparison[whole].fastest)
+    stored = read_json(run.workspace.root / "times.json")
+    if stored is not None:
+        taken = ReferenceTimes(min(taken.dense, stored["dense"]), min(taken.whole, stored["whole"]))
+    write_json(run.workspace.root / "times.json", vars(taken))
+    return taken
+
+
+def timed(run: Run, file: ModelFile, dense: ModelFile, whole: ModelFile) -> TimedFile:
+    """Time `file` in turns with the dense model's two files, which may be the same one."""
+    models = {"dense": dense, "candidate": file} | ({} if whole == dense else {"whole": whole})
+    comparison = compare(
+        models,
+        run.timed_inputs(),
+        threads=run.threads,
+        seconds=run.timing_seconds,
+        on_round=run.reporter.check,
+    )
+    reference = "dense" if whole == dense else "whole"
+    best = note_times(run, comparison, dense="dense", whole=reference)
+    candidate = comparison["candidate"]
+    ms = candidate.fastest * best.whole / comparison[reference].fastest
+    return TimedFile(ms, best.dense / ms, candidate.p50, candidate.p95, candidate.throughput)
