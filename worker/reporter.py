@@ -73,16 +73,17 @@ class DatabaseReporter:
         if entered:
             self._stage = stage
             self._save_checkpoints()
-            self._keep(
-                lambda session: journal.add_event(
-                    session,
-                    self._job_id,
-                    self._attempt,
-                    type="stage.started",
-                    message=f"Stage {stage} has begun.",
-                    data={"stage": stage},
+            if message != FINISHED:  # else an earlier attempt did it, and told of it
+                self._keep(
+                    lambda session: journal.add_event(
+                        session,
+                        self._job_id,
+                        self._attempt,
+                        type="stage.started",
+                        message=f"Stage {stage} has begun.",
+                        data={"stage": stage},
+                    )
                 )
-            )
         document |= {"memory_bytes": peak_rss_bytes(), "device_memory_bytes": peak_device_bytes()}
         self._write(
             lambda session: self._note_cancel(

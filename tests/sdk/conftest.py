@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,14 @@ class Service:
 
 @pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One server for all tests that leave its door open."""
+    with serving(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Service]:
     """The application on a port of loopback, with SQLite and a folder as its store."""
-    folder: Path = tmp_path_factory.mktemp("service")
     settings = Settings(data_dir=folder, allow_paths=True, secret_key=SecretStr("k" * 40))
     database = Database(settings.database)
     Base.metadata.create_all(database.engine)

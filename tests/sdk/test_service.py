@@ -147,6 +147,19 @@ def test_cancel_and_list(client: Client) -> None:
     assert [found.id for found in client.jobs(name="to-cancel", status="cancelled")] == [job.id]
 
 
+def test_delete(service: Service, client: Client) -> None:
+    job = client.create_job({**SPEC, "name": "to-delete"})
+    refused = CliRunner().invoke(app, ["delete", job.id, "--server", service.url])
+    assert refused.exit_code != 0
+    assert client.job(job.id).status == "queued"
+    client.cancel(job.id)
+    done = CliRunner().invoke(app, ["delete", job.id, "--server", service.url])
+    assert done.exit_code == 0, done.output
+    with pytest.raises(ProblemError) as caught:
+        client.job(job.id)
+    assert caught.value.status == 404
+
+
 def test_capabilities(service: Service, client: Client) -> None:
     assert "text-classification" in client.capabilities().tasks
     shown = CliRunner().invoke(app, ["capabilities", "--server", service.url])

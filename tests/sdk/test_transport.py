@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
@@ -33,6 +34,15 @@ def test_creating_a_job_is_retried_under_one_idempotency_key() -> None:
     assert len(server.requests) == 3
     assert len(keys) == 1
     assert len(keys.pop()) >= 32
+
+
+def test_an_upload_is_retried_under_one_idempotency_key(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("text,label\n")
+    server = Script(httpx.ReadTimeout("slow"), problem(503, "service_unavailable"), problem(409, "conflict"))
+    with pytest.raises(ProblemError):
+        server.client().upload(tmp_path / "data.csv", "dataset")
+    assert len({request.headers["Idempotency-Key"] for request in server.requests}) == 1
+    assert len(server.requests) == 3
 
 
 def test_two_calls_have_two_idempotency_keys() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from models import lifecycle
 from models.database import Database
@@ -14,7 +14,7 @@ from tests.worker.fake_runner import candidate
 from tests.worker.jobs import create, events, load
 from worker.checkpoints import Checkpoints
 from worker.engine.errors import Stopped
-from worker.engine.reporting import STAGES
+from worker.engine.reporting import FINISHED, STAGES, STARTED
 from worker.progress import WEIGHTS, Gauge
 from worker.reporter import DatabaseReporter
 
@@ -81,6 +81,16 @@ def test_progress_is_thinned_but_every_stage_is_told(
     assert progress is not None
     assert progress["stage"] == "baseline"
     assert events(database, job_id).count("stage.started") == 2
+
+
+def test_a_stage_that_an_earlier_attempt_did_does_not_begin_again(
+    reporter: DatabaseReporter, database: Database, job_id: str
+) -> None:
+    reporter.progress("prepare", 1, 1, FINISHED)
+    reporter.progress("baseline", 0, None, STARTED)
+    with database.session() as session:
+        told = session.scalars(select(Event.message).where(Event.type == "stage.started")).all()
+    assert told == ["Stage baseline has begun."]
 
 
 def test_a_cancelled_run_is_stopped_at_its_next_step(

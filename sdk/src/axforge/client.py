@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,8 @@ from axforge import downloads, packing, specs
 from axforge.answers import job_path, read
 from axforge.errors import AxforgeError, IntegrityError, WaitTimeout
 from axforge.following import EventFollower
+from axforge.keys import Keys
+from axforge.paging import PAGE, pages
 from axforge.retries import RetryPolicy
 from axforge.specs import LocalFiles, Spec
 from axforge.transport import Transport
@@ -39,7 +40,6 @@ from axforge.webhooks import Webhooks
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 CERTIFICATE = "certificate.json"
 LONG_POLL = 20.0
-PAGE = 100
 
 
 class Client:
@@ -80,6 +80,11 @@ class Client:
     def base_url(self) -> str:
         """Address of the server."""
         return self._transport.base_url
+
+    @property
+    def keys(self) -> Keys:
+        """The API keys of your tenant."""
+        return Keys(self._transport)
 
     @property
     def webhooks(self) -> Webhooks:
@@ -144,13 +149,11 @@ class Client:
             server=self.base_url,
             upload=lambda path, kind: self.upload(path, kind).id,
         )
-        response = self._transport.request(
-            "POST",
+        response = self._transport.create(
             "/v1/jobs",
             json=document,
             params={"dry_run": "true"} if dry_run else None,
-            headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4())},
-            idempotent=True,
+            key=idempotency_key,
         )
         return read(Plan, response) if dry_run else read(Job, response)
 
@@ -205,23 +208,18 @@ class Client:
         limit: int | None = None,
     ) -> Iterator[Job]:
         """Jobs of these statuses and this name, the newest first, fetched by the page; at most `limit`."""
-        cursor, given = None, 0
-        while True:
-            size = PAGE if limit is None else min(PAGE, limit - given)
-            if size <= 0:
-                return
-            parameters = {"status": status, "name": name, "cursor": cursor, "limit": size}
-            page = read(JobList, self._transport.request("GET", "/v1/jobs", params=parameters))
+        parameters = {"status": status, "name": name}
+        for page in pages(self._transport, JobList, "/v1/jobs", params=parameters, limit=limit):
             yield from page.data
-            given += len(page.data)
-            cursor = page.next_cursor
-            if not page.has_more or cursor is None:
-                return
 
     def cancel(self, job_id: str) -> Job:
         """Ask for the job's end; a run that has begun stops at its next step."""
         response = self._transport.request("POST", f"{job_path(job_id)}/cancel", idempotent=True)
         return read(Job, response)
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that is done, with its events, candidates and files."""
+        self._transport.request("DELETE", job_path(job_id))
 
     def events(self, job_id: str, after: int = 0) -> list[Event]:
         """What happened to the job after event `after`, the oldest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
@@ -14,6 +15,7 @@ from axforge._version import __version__
 from axforge.errors import AxforgeError, ConnectionFailed, ProblemError
 from axforge.retries import RETRIED_STATUSES, RetryPolicy, retry_after_seconds
 
+IDEMPOTENCY_KEY = "Idempotency-Key"
 USER_AGENT = f"axforge-python/{__version__}"
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 
@@ -75,14 +77,26 @@ class Transport:
         retriable = method in IDEMPOTENT_METHODS if idempotent is None else idempotent
         return self._send(lambda: request, retriable=retriable, stream=False)
 
+    def create(
+        self,
+        path: str,
+        *,
+        json: object,
+        params: Mapping[str, Any] | None = None,
+        key: str | None = None,
+    ) -> httpx.Response:
+        """POST that creates once however often it is sent: under `key`, or one of its own."""
+        headers = {IDEMPOTENCY_KEY: key or str(uuid.uuid4())}
+        return self.request("POST", path, params=params, json=json, headers=headers, idempotent=True)
+
     def send_file(
         self, path: str, file: IO[bytes], *, params: Mapping[str, str], timeout: httpx.Timeout
     ) -> httpx.Response:
-        """POST the bytes of a seekable file, from its beginning at every attempt."""
+        """POST the bytes of a seekable file, from its beginning at every attempt; it is kept once."""
+        headers = {"Content-Type": "application/octet-stream", IDEMPOTENCY_KEY: str(uuid.uuid4())}
 
         def request() -> httpx.Request:
             file.seek(0)
-            headers = {"Content-Type": "application/octet-stream"}
             return self._http.build_request(
                 "POST", path, params=params, content=file, headers=headers, timeout=timeout
             )

@@ -1,11 +1,14 @@
 """The documents of the API. They keep fields that this version of the client does not know."""
 
 from axforge._generated import (
+    ApiKey,
+    ApiKeyList,
     Artifact,
     ArtifactList,
     Candidate,
     CandidateList,
     Capabilities,
+    CreatedApiKey,
     Event,
     EventList,
     Job,
@@ -23,11 +26,14 @@ from axforge._generated import (
 )
 
 __all__ = [
+    "ApiKey",
+    "ApiKeyList",
     "Artifact",
     "ArtifactList",
     "Candidate",
     "CandidateList",
     "Capabilities",
+    "CreatedApiKey",
     "Event",
     "EventList",
     "Job",

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from axforge.answers import checked_id, read
+from axforge.paging import pages
 from axforge.transport import Transport
 from axforge.types import Webhook, WebhookDelivery, WebhookDeliveryList, WebhookList, WebhookWithSecret
 
 PATH = "/v1/webhooks"
-PAGE = 100
 
 
 class Webhooks:
@@ -27,23 +27,18 @@ class Webhooks:
     ) -> WebhookWithSecret:
         """Tell `url` of these events; by default when a job has succeeded, failed or was cancelled.
 
-        The answer has the `secret` that verifies the signatures. It is not shown again.
+        The answer has the `secret` that verifies the signatures. It is shown once: where the answer was lost
+        and had to be asked for again it is None, and `rotate` gives another.
         """
         document: dict[str, Any] = {"url": url, "description": description}
         if events is not None:
             document["events"] = list(events)
-        return read(WebhookWithSecret, self._transport.request("POST", PATH, json=document))
+        return read(WebhookWithSecret, self._transport.create(PATH, json=document))
 
     def list(self) -> Iterator[Webhook]:
         """All webhooks, the newest first."""
-        cursor = None
-        while True:
-            response = self._transport.request("GET", PATH, params={"cursor": cursor, "limit": PAGE})
-            page = read(WebhookList, response)
+        for page in pages(self._transport, WebhookList, PATH):
             yield from page.data
-            cursor = page.next_cursor
-            if not page.has_more or cursor is None:
-                return
 
     def get(self, webhook_id: str) -> Webhook:
         """The webhook as it is now."""
@@ -80,19 +75,9 @@ class Webhooks:
         self, webhook_id: str, *, status: str | None = None, limit: int | None = None
     ) -> Iterator[WebhookDelivery]:
         """What was sent to the webhook, the newest first; at most `limit`."""
-        cursor, given = None, 0
-        while True:
-            size = PAGE if limit is None else min(PAGE, limit - given)
-            if size <= 0:
-                return
-            parameters = {"status": status, "cursor": cursor, "limit": size}
-            response = self._transport.request("GET", f"{_path(webhook_id)}/deliveries", params=parameters)
-            page = read(WebhookDeliveryList, response)
+        path = f"{_path(webhook_id)}/deliveries"
+        for page in pages(self._transport, WebhookDeliveryList, path, params={"status": status}, limit=limit):
             yield from page.data
-            given += len(page.data)
-            cursor = page.next_cursor
-            if not page.has_more or cursor is None:
-                return
 
     def replay(self, webhook_id: str, delivery_id: str) -> WebhookDelivery:
         """Send a message again now, under the same id."""

@@ -1,4 +1,4 @@
-"""submit, status, events, list, cancel."""
+"""submit, status, events, list, cancel, delete."""
 
 from __future__ import annotations
 
@@ -148,6 +148,23 @@ def cancel(
     else:
         state = job.status if job.done else f"{job.status}, stops at its next step"
         session.console().print(f"{job.id} {state}", markup=False)
+
+
+def delete(
+    ctx: typer.Context,
+    job_id: JobArgument,
+    server: ServerOption = None,
+    api_key: KeyOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Delete a job that is done, with its events, candidates and files."""
+    session = session_of(ctx, server, api_key, json)
+    with session.client() as client:
+        client.delete(job_id)
+    if session.json:
+        session.write({"id": job_id, "deleted": True})
+    else:
+        session.console().print(f"{job_id} deleted", markup=False)
 
 
 def _show_created(session: Session, job: Job) -> None:
