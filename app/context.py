@@ -36,7 +36,7 @@ class Context:
     watcher: JobWatcher
     looks: SharedReads[Look]
     door: Door
-    send_hint: Callable[[], None]
+    send_hint: Callable[[str], None]
     uploading: anyio.CapacityLimiter
     rates: RateLimits
     probing: dict[str, Threads] = field(default_factory=dict)

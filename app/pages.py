@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Query
 from sqlalchemy import ColumnElement, literal, tuple_
@@ -34,6 +35,20 @@ class Position:
         """The condition on the entries behind it. One comparison of a pair, which an index can seek."""
         here = tuple_(literal(self.created_at, created_at.type), literal(self.id, id.type))
         return tuple_(created_at, id) < here
+
+
+Row = TypeVar("Row")
+
+
+def cut(
+    rows: Sequence[Row], limit: int, position: Callable[[Row], Position]
+) -> tuple[Sequence[Row], str | None]:
+    """The entries of a page and the cursor of the next one, or None at the end.
+
+    `rows` were read up to one more than `limit`, which tells whether there is a next page.
+    """
+    shown = rows[:limit]
+    return shown, encode_cursor(position(shown[-1])) if len(rows) > limit else None
 
 
 def encode_cursor(position: Position) -> str:

@@ -18,11 +18,11 @@ ENDED = f":jobs - :queued - {RUNNING}"
 SPEC = JobSpec.model_validate({"base_model": {"hub": "a/b"}, "dataset": {"hub": "c/d"}})
 
 JOBS = f"""
-INSERT INTO job (id, tenant, name, status, spec, spec_digest, metadata, priority, attempt, losses, version,
-    created_at, updated_at, available_at, started_at, finished_at, claimed_at, lease_until, run_seconds,
-    sweep_at, cancel_requested)
+INSERT INTO job (id, tenant, device, name, status, spec, spec_digest, metadata, priority, attempt, losses,
+    version, created_at, updated_at, available_at, started_at, finished_at, claimed_at, lease_until,
+    run_seconds, sweep_at, cancel_requested)
 {NUMBERS}
-SELECT 'job_' || {DIGITS}, {TENANT},
+SELECT 'job_' || {DIGITS}, {TENANT}, CASE WHEN i % 7 = 3 THEN 'cuda' ELSE 'cpu' END,
     CASE WHEN i = 6 THEN 'rare' WHEN i % 10 = 1 THEN 'name-' || i ELSE 'job' END,
     CASE WHEN i > :jobs - :queued THEN 'queued' WHEN i > {ENDED} THEN 'running'
         WHEN i % 3 = 0 THEN 'failed' WHEN i % 30 = 1 THEN 'cancelled' ELSE 'succeeded' END,

@@ -50,7 +50,8 @@ class Job(Base):
     change that a client can see and serves as ETag. `losses` counts the runs that died without
     giving the job back; orderly stops do not use up a job's chances. `claimed_at` is when the
     attempt began, `run_seconds` what the runs before it took a worker, `sweep_at` when the collector
-    next has something to clear away of an ended job. `request_id` and `trace_context` (W3C) tie what
+    next has something to clear away of an ended job. `device` is the spec's target device: a worker takes the
+    jobs of devices that it has. `request_id` and `trace_context` (W3C) tie what
     the workers tell about the job to the request that created it.
 
     No statement that the service asks all the time reads more rows than it answers, however long the
@@ -63,7 +64,9 @@ class Job(Base):
         Index("ix_job_list", "tenant", "status", "created_at", "id"),
         Index("ix_job_name", "tenant", "name", "status", "created_at", "id"),
         _partial(
-            "ix_job_queue", "tenant", text("priority DESC"), "created_at", "id", "available_at", where=_QUEUED
+            "ix_job_queue",
+            *("tenant", "device", text("priority DESC"), "created_at", "id", "available_at"),
+            where=_QUEUED,
         ),
         _partial("ix_job_queued", "created_at", "available_at", where=_QUEUED),
         _partial("ix_job_running", "tenant", where=_RUNNING),
@@ -87,6 +90,7 @@ class Job(Base):
     )
     spec: Mapped[dict[str, Any]]
     spec_digest: Mapped[str] = mapped_column(String(64))
+    device: Mapped[str] = mapped_column(String(16), default="cpu", server_default="cpu")
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata", default=dict)
     priority: Mapped[int] = mapped_column(default=0)
     attempt: Mapped[int] = mapped_column(default=0)

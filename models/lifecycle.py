@@ -7,7 +7,7 @@ the job by the attempt number it claimed with: a statement that finds no such ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -25,7 +25,7 @@ from models.lifecycle_types import JobError as JobError
 from models.lifecycle_types import Lease as Lease
 from models.lifecycle_types import Requeued as Requeued
 from models.redaction import redact
-from models.spec import JobSpec
+from models.spec import DEVICES, JobSpec
 from models.store import Blob
 from models.upload import JobUpload, Upload
 
@@ -45,6 +45,7 @@ def create(session: Session, spec: JobSpec, *, tenant: str = DEFAULT_TENANT, pri
         name=spec.name,
         spec=spec.model_dump(mode="json"),
         spec_digest=spec.digest(),
+        device=spec.target.device,
         metadata_=dict(spec.metadata),
         priority=priority,
         available_at=now(session),  # by the clock that claims go by, not by this machine's
@@ -57,15 +58,21 @@ def create(session: Session, spec: JobSpec, *, tenant: str = DEFAULT_TENANT, pri
 
 
 def claim(
-    session: Session, worker: str, lease_seconds: float, *, running_limit: int | None = None
+    session: Session,
+    worker: str,
+    lease_seconds: float,
+    *,
+    running_limit: int | None = None,
+    devices: Collection[str] = DEVICES,
 ) -> ClaimedJob | None:
     """Take the job that is next: highest priority, then the tenant with fewest running, then oldest.
 
-    Tenants that run as many as they may are passed over; `running_limit` is for those without an own one.
+    Only jobs whose target is one of `devices` are taken. Tenants that run as many as they may are passed
+    over; `running_limit` is for those without an own one.
     """
-    for tenant in queue.tenants_in_turn(session, running_limit):
+    for tenant, device in queue.queues_in_turn(session, running_limit, devices):
         with session.begin_nested() as undoable:
-            job_id = queue.take_head(session, tenant)
+            job_id = queue.take_head(session, tenant, device)
             if job_id is None:
                 continue
             job = _claim(session, Job.id == job_id, worker, lease_seconds)

@@ -1,22 +1,36 @@
 """Whose turn it is: the order in which queued jobs are taken, at a cost that does not grow with them.
 
 Highest priority first, then the tenant with the fewest running, then the oldest job; tenants that run as
-many as they may are passed over. Only the head of
-each tenant's queue can be next, so the heads are compared, one index probe each: the cost grows with
-the tenants that wait, not with their jobs. (Jobs that back off after a lost worker stand in the same
-index and are stepped over; there are never more of them than workers that died in ten minutes.)
+many as they may are passed over. A tenant has a queue for each device that its jobs are meant for, and a
+worker looks at those of its own devices. Only the head of a queue can be next, so the heads are compared,
+one index probe each: the cost grows with the tenants that wait, not with their jobs. (Jobs that back off
+after a lost worker stand in the same index and are stepped over; there are never more of them than
+workers that died in ten minutes.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, ScalarSelect, Select, Subquery, func, literal, or_, select
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    ScalarSelect,
+    Select,
+    Subquery,
+    func,
+    literal,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from models.database import now
 from models.job import Job, JobStatus
 from models.quota import TenantQuota, running_limit_or
+from models.spec import DEVICES
 
 MOST_COUNTED = 1000
 
@@ -26,51 +40,63 @@ def status_is(status: JobStatus) -> ColumnElement[bool]:
     return Job.status == literal(status, Job.status.type, literal_execute=True)
 
 
-def tenants_in_turn(session: Session, running_limit: int | None = None) -> list[str]:
-    """The tenants that have a job to be taken now, the one whose turn it is first.
+def queues_in_turn(
+    session: Session, running_limit: int | None = None, devices: Collection[str] = DEVICES
+) -> list[tuple[str, str]]:
+    """Tenant and device of the queues that have a job to be taken now, the one whose turn it is first.
 
-    Those that run as many as they may are left out; `running_limit` is for those without an own one.
+    Tenants that run as many as they may are left out; `running_limit` is for those without an own one.
     """
-    heads = _heads(session, running_limit)
-    in_turn = select(heads.c.tenant).order_by(
-        heads.c.priority.desc(), heads.c.running, heads.c.created_at, heads.c.tenant
+    if not devices:
+        return []
+    heads = _heads(session, running_limit, devices)
+    in_turn = select(heads.c.tenant, heads.c.device).order_by(
+        heads.c.priority.desc(), heads.c.running, heads.c.created_at, heads.c.tenant, heads.c.device
     )
-    return list(session.scalars(in_turn))
+    return [(tenant, device) for tenant, device in session.execute(in_turn)]
 
 
-def take_head(session: Session, tenant: str) -> str | None:
-    """Lock the first job of the tenant that nobody else is taking; None if there is none.
+def take_head(session: Session, tenant: str, device: str) -> str | None:
+    """Lock the queue's first job that nobody else is taking; None if there is none.
 
     Postgres passes over the rows that other workers hold; on SQLite there is one writer at a time.
     """
-    head = _in_order(select(Job.id), session, tenant).limit(1).with_for_update(skip_locked=True)
+    head = _in_order(select(Job.id), session, tenant, device).limit(1).with_for_update(skip_locked=True)
     return session.scalars(head).one_or_none()
 
 
-def claimable(session: Session, most: int = MOST_COUNTED, *, running_limit: int | None = None) -> int:
+def claimable(
+    session: Session,
+    most: int = MOST_COUNTED,
+    *,
+    running_limit: int | None = None,
+    devices: Collection[str] = DEVICES,
+) -> int:
     """How many jobs wait for a worker now, counted up to `most`; none of tenants that may run no more."""
     left = most
-    for tenant in tenants_in_turn(session, running_limit):
+    for tenant, device in queues_in_turn(session, running_limit, devices):
         if left == 0:
             break
-        waiting = _in_order(select(Job.id), session, tenant).limit(left).subquery()
+        waiting = _in_order(select(Job.id), session, tenant, device).limit(left).subquery()
         left -= session.execute(select(func.count()).select_from(waiting)).scalar_one()
     return most - left
 
 
-def _heads(session: Session, running_limit: int | None) -> Subquery:
-    """The first job of each tenant that may run one more, with how many it runs."""
+def _heads(session: Session, running_limit: int | None, devices: Collection[str]) -> Subquery:
+    """The first job of each queue of tenants that may run one more, with how many the tenant runs."""
     waiting = _waiting_tenants()
-    heads = (
-        select(
-            waiting.c.tenant,
-            _of_head(session, waiting, Job.priority).label("priority"),
-            _of_head(session, waiting, Job.created_at).label("created_at"),
-            _running(waiting).label("running"),
+    heads = union_all(
+        *(
+            select(
+                waiting.c.tenant,
+                literal(device).label("device"),
+                _of_head(session, waiting, device, Job.priority).label("priority"),
+                _of_head(session, waiting, device, Job.created_at).label("created_at"),
+                _running(waiting).label("running"),
+            ).where(waiting.c.tenant.is_not(None))
+            for device in devices
         )
-        .where(waiting.c.tenant.is_not(None))
-        .subquery()
-    )
+    ).subquery()
     limit = running_limit_or(running_limit)
     return (
         select(heads)
@@ -91,17 +117,23 @@ def _next_tenant(*behind: ColumnElement[bool]) -> ScalarSelect[str]:
     # In the whole order of the queue's index, so that no other one is taken: in that of the lists
     # the ended jobs of a tenant stand before the queued ones.
     query = select(Job.tenant).where(status_is(JobStatus.QUEUED), *behind)
-    in_order = query.order_by(Job.tenant, Job.priority.desc(), Job.created_at, Job.id)
+    in_order = query.order_by(Job.tenant, Job.device, Job.priority.desc(), Job.created_at, Job.id)
     return in_order.limit(1).correlate_except(Job).scalar_subquery()
 
 
-def _of_head(session: Session, waiting: CTE, column: InstrumentedAttribute[Any]) -> ScalarSelect[Any]:
-    return _in_order(select(column), session, waiting.c.tenant).limit(1).correlate(waiting).scalar_subquery()
+def _of_head(
+    session: Session, waiting: CTE, device: str, column: InstrumentedAttribute[Any]
+) -> ScalarSelect[Any]:
+    head = _in_order(select(column), session, waiting.c.tenant, device).limit(1)
+    return head.correlate(waiting).scalar_subquery()
 
 
-def _in_order(query: Select[Any], session: Session, tenant: Any) -> Select[Any]:
+def _in_order(query: Select[Any], session: Session, tenant: Any, device: str) -> Select[Any]:
     return query.where(
-        status_is(JobStatus.QUEUED), Job.tenant == tenant, Job.available_at <= now(session)
+        status_is(JobStatus.QUEUED),
+        Job.tenant == tenant,
+        Job.device == device,
+        Job.available_at <= now(session),
     ).order_by(Job.priority.desc(), Job.created_at, Job.id)
 
 

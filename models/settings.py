@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -71,6 +72,10 @@ class Settings(BaseSettings):
     )
     event_days: float = Field(90.0, gt=0, description="Events are kept so long after the job's end.")
     blob_grace_hours: float = Field(24.0, gt=0, description="A broken-off write is cleared away after this.")
+    worker_devices: Literal["auto", "cpu", "cuda", "cpu,cuda"] = Field(
+        "auto",
+        description="Target devices whose jobs a worker takes; auto: cpu, and cuda where there is a GPU.",
+    )
     queue_hours: float = Field(168.0, gt=0, description="A job that did not begin by then fails.")
     runtime_factor: float = Field(
         3.0, ge=1, description="A run is given up after budget.max_minutes times this, plus ..."

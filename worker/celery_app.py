@@ -1,7 +1,8 @@
 """Celery, as a carrier of hints: a message says that there may be work, the job table says which.
 
-Messages may be lost, late or doubled without harm (see `models.lifecycle`), so they are
-acknowledged at once, carry no data, have no result and are never revoked. Imports no torch.
+Each target device has a queue of its own, and a worker listens to those of the devices that it serves.
+Messages may be lost, late or doubled without harm (see `models.lifecycle`), so they are acknowledged at
+once, carry no data, have no result and are never revoked. Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,21 +21,24 @@ from celery.signals import celeryd_init, setup_logging
 
 from models import logs
 from models.settings import Settings
+from models.spec import DEVICES
+from worker.devices import devices_served
 
-QUEUE = "axforge"
 TASK = "axforge.run_next_job"
 log = structlog.get_logger(__name__)
 
 
 @lru_cache(maxsize=8)
-def make_celery(broker: str | None) -> Celery:
+def make_celery(broker: str | None, devices: tuple[str, ...] = DEVICES) -> Celery:
     """A Celery application on a broker (`redis://`, `redis+socket://`, `filesystem:///folder`).
 
-    None serves a process that never meets a worker: nothing can be sent.
+    None serves a process that never meets a worker: nothing can be sent. A worker listens to the queues
+    of `devices`.
     """
     made = Celery("axforge", broker=_transport(broker), include=["worker.tasks"])
     made.conf.update(
-        task_default_queue=QUEUE,
+        task_queues={hint_queue(device): {} for device in devices},
+        task_default_queue=hint_queue(devices[0]),
         task_acks_late=False,
         worker_disable_prefetch=(broker or "").startswith("redis"),
         worker_prefetch_multiplier=1,
@@ -53,8 +57,13 @@ def make_celery(broker: str | None) -> Celery:
     return made
 
 
-def send_hint(broker: str | None) -> bool:
-    """Tell the workers that a job is queued. Never raises: the dispatcher makes up for what is lost.
+def hint_queue(device: str) -> str:
+    """The queue of hints at jobs for a device."""
+    return f"axforge-{device}"
+
+
+def send_hint(broker: str | None, device: str = "cpu") -> bool:
+    """Tell the device's workers that a job is queued. Never raises: the dispatcher makes up for what is lost.
 
     Returns:
         Whether the broker took it.
@@ -62,18 +71,19 @@ def send_hint(broker: str | None) -> bool:
     if broker is None:
         return False
     try:
-        make_celery(broker).send_task(TASK, retry=False, ignore_result=True)
+        make_celery(broker).send_task(TASK, queue=hint_queue(device), retry=False, ignore_result=True)
     except Exception as error:  # whatever the broker's client raises, the job is safely queued
         log.warning("hint_not_sent", reason=type(error).__name__)
         return False
     return True
 
 
-def waiting_hints(broker: str) -> int:
-    """How many messages lie in the queue. Raises what the broker's client raises."""
+def waiting_hints(broker: str, device: str = "cpu") -> int:
+    """How many messages lie in the device's queue. Raises what the broker's client raises."""
     with make_celery(broker).connection_for_write() as connection:
         # Not `passive`: kombu looks for Redis keys without their prefix then, and finds none.
-        return int(connection.default_channel.queue_declare(queue=QUEUE).message_count)
+        declared = connection.default_channel.queue_declare(queue=hint_queue(device))
+        return int(declared.message_count)
 
 
 def _transport(broker: str | None) -> str:
@@ -124,4 +134,8 @@ def _keep_logs_as_they_are(**_: Any) -> None:
     """Celery leaves logging alone where somebody listens to this signal."""
 
 
-app = make_celery(Settings().broker)
+def _workers_app(settings: Settings) -> Celery:
+    return make_celery(settings.broker, devices_served(settings.worker_devices))
+
+
+app = _workers_app(Settings())

@@ -1,4 +1,4 @@
-"""Tops the broker's queue up to the number of queued jobs, because hints may get lost.
+"""Tops the broker's queues up to the number of queued jobs, because hints may get lost.
 
 `python -m worker.dispatcher` runs one; more than one do no harm. Imports no torch.
 """
@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from models import queue
 from models.database import Database
 from models.settings import Settings
+from models.spec import DEVICES
 from worker.celery_app import send_hint, waiting_hints
 from worker.process import run_until_told
 
@@ -21,18 +22,22 @@ log = structlog.get_logger(__name__)
 
 def top_up(database: Database, broker: str, running_limit: int | None = None) -> int:
     """Send the hints that are missing. Returns how many the broker took."""
+    return sum(_top_up(database, broker, running_limit, device) for device in DEVICES)
+
+
+def _top_up(database: Database, broker: str, running_limit: int | None, device: str) -> int:
     with database.session() as session:
-        queued = queue.claimable(session, running_limit=running_limit)
+        queued = queue.claimable(session, running_limit=running_limit, devices=(device,))
     if queued == 0:
         return 0
     try:
-        missing = queued - waiting_hints(broker)
+        missing = queued - waiting_hints(broker, device)
     except Exception as error:  # whatever the broker's client raises: the next round tries again
         log.warning("broker_unreachable", reason=type(error).__name__)
         return 0
-    sent = sum(send_hint(broker) for _ in range(missing))
+    sent = sum(send_hint(broker, device) for _ in range(missing))
     if sent:
-        log.info("hints_sent", hints=sent, queued=queued)
+        log.info("hints_sent", hints=sent, queued=queued, device=device)
     return sent
 
 

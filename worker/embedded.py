@@ -68,6 +68,8 @@ def stack(data_dir: Path, settings: Settings | None = None) -> Iterator[Settings
                 "data_dir": data_dir,
                 "broker_url": SecretStr(broker),
                 "allow_paths": True,
+                # The one worker takes every job: better told that there is no GPU than left waiting.
+                "worker_devices": "cpu,cuda" if given.worker_devices == "auto" else given.worker_devices,
                 "secret_key": given.secret_key or SecretStr(own_secret_key(data_dir)),
             }
         )

@@ -26,6 +26,7 @@ from models.job import Job, JobStatus
 from models.lifecycle import ClaimedJob, JobError, LeaseLost
 from models.settings import Settings
 from worker import workfolder
+from worker.devices import devices_served
 from worker.leash import leashed
 from worker.relay import relaying
 
@@ -93,6 +94,7 @@ class Supervisor:
                 worker_name(),
                 self.settings.lease_seconds,
                 running_limit=self.settings.quota_running_jobs,
+                devices=devices_served(self.settings.worker_devices),
             )
         if job is None:
             return None

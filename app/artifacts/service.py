@@ -12,7 +12,7 @@ from app.caller import Caller
 from app.conditions import ByteRange
 from app.context import Context
 from app.jobs import repository as jobs
-from app.problems import Gone, NotFound, unknown_job
+from app.problems import Gone, NotFound
 from models.artifact import Artifact as ArtifactRow
 from models.base import utc_now
 from models.store import BlobNotFound, blob_key
@@ -21,8 +21,7 @@ from models.store import BlobNotFound, blob_key
 def list_of(context: Context, tenant: str, job_id: str) -> ArtifactList:
     """All files of a job; a job that has not succeeded has none."""
     with context.database.session() as session:
-        if jobs.find(session, tenant, job_id) is None:
-            raise unknown_job(job_id)
+        jobs.existing(session, tenant, job_id)
         rows = repository.of_jobs(session, [job_id])
     return ArtifactList(object="list", data=[describe(row) for row in rows], has_more=False)
 
@@ -35,9 +34,7 @@ def find(context: Context, tenant: str, job_id: str, name: str) -> ArtifactRow:
         Gone: the job's files have expired.
     """
     with context.database.session() as session:
-        job = jobs.find(session, tenant, job_id)
-        if job is None:
-            raise unknown_job(job_id)
+        job = jobs.existing(session, tenant, job_id)
         row = repository.find(session, job_id, name)
     if row is None and job.expires_at is not None and job.expires_at <= utc_now():
         raise Gone(

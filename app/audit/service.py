@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.audit import repository
 from app.audit.schemas import AuditEvent, AuditEventList
 from app.context import Context
-from app.pages import Position, decode_cursor, encode_cursor
+from app.pages import Position, cut, decode_cursor
 from models.audit import AuditEvent as AuditEventRow
 
 
@@ -13,12 +13,12 @@ def page(context: Context, tenant: str, action: str | None, cursor: str | None, 
     """A page of what was done in the tenant's name, the newest first."""
     with context.database.session() as session:
         rows = repository.page(session, tenant, action, decode_cursor(cursor), limit + 1)
-    shown, has_more = rows[:limit], len(rows) > limit
+    shown, next_cursor = cut(rows, limit, lambda row: Position(row.at, row.id))
     return AuditEventList(
         object="list",
         data=[_describe(row) for row in shown],
-        has_more=has_more,
-        next_cursor=encode_cursor(Position(shown[-1].at, shown[-1].id)) if has_more else None,
+        has_more=next_cursor is not None,
+        next_cursor=next_cursor,
     )
 
 

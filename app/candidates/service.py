@@ -6,7 +6,7 @@ from app.candidates import repository
 from app.candidates.schemas import Candidate, CandidateList
 from app.context import Context
 from app.jobs import repository as jobs
-from app.problems import NotFound, unknown_job
+from app.problems import NotFound
 from models.candidate import CandidateRow
 
 
@@ -15,8 +15,7 @@ def page(
 ) -> CandidateList:
     """A page of candidates, by number."""
     with context.database.session() as session:
-        if jobs.find(session, tenant, job_id) is None:
-            raise unknown_job(job_id)
+        jobs.existing(session, tenant, job_id)
         rows = repository.page(session, job_id, after, accepted, limit + 1)
     return CandidateList(
         object="list", data=[_describe(row) for row in rows[:limit]], has_more=len(rows) > limit
@@ -30,8 +29,7 @@ def get(context: Context, tenant: str, job_id: str, number: int) -> Candidate:
         NotFound: no such job, or it has not measured that many.
     """
     with context.database.session() as session:
-        if jobs.find(session, tenant, job_id) is None:
-            raise unknown_job(job_id)
+        jobs.existing(session, tenant, job_id)
         row = repository.find(session, job_id, number)
     if row is None:
         raise NotFound(

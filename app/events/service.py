@@ -16,7 +16,6 @@ from app.events.schemas import Event, EventList, ProgressMessage, StreamEnd
 from app.jobs import repository as jobs
 from app.jobs.service import progress_of
 from app.jobs.watch import JobState
-from app.problems import unknown_job
 from models.event import Event as EventRow
 
 STREAM_PAGE = 100
@@ -82,9 +81,7 @@ def _is_newer_than(version: int) -> Callable[[JobState], bool]:
 
 
 def _look(session: Session, tenant: str, job_id: str, after: int, limit: int) -> Look:
-    job = jobs.find(session, tenant, job_id)
-    if job is None:
-        raise unknown_job(job_id)
+    job = jobs.existing(session, tenant, job_id)
     return Look(job, repository.page(session, job_id, after, limit))
 
 

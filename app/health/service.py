@@ -16,6 +16,7 @@ from app.health import repository
 from app.health.schemas import Part, Readiness
 from app.problems import NotReady
 from migrations import is_behind
+from models.spec import DEVICES
 from models.store import StoreError
 from worker.celery_app import waiting_hints
 
@@ -96,7 +97,8 @@ def _store(context: Context) -> str:
 def _broker(context: Context) -> str:
     if context.settings.broker is None:
         raise Down("No broker is set; jobs are stored only.")
-    return f"answers; {waiting_hints(context.settings.broker)} hints wait"
+    hints = sum(waiting_hints(context.settings.broker, device) for device in DEVICES)
+    return f"answers; {hints} hints wait"
 
 
 PROBES = (

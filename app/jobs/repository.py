@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.jobs.watch import JobState
 from app.pages import Position
+from app.problems import unknown_job
 from models.job import TERMINAL, Job, JobStatus
 
 
@@ -30,9 +31,16 @@ _FIND = select(Job).where(*_THIS_JOB)
 _FIND_STATE = select(Job.version, Job.status).where(*_THIS_JOB)
 
 
-def find(session: Session, tenant: str, job_id: str) -> Job | None:
-    """The tenant's job of that id."""
-    return session.scalars(_FIND, {"id": job_id, "tenant": tenant}).one_or_none()
+def existing(session: Session, tenant: str, job_id: str) -> Job:
+    """The tenant's job of that id.
+
+    Raises:
+        NotFound: there is none, or it is another tenant's.
+    """
+    row = session.scalars(_FIND, {"id": job_id, "tenant": tenant}).one_or_none()
+    if row is None:
+        raise unknown_job(job_id)
+    return row
 
 
 def state(session: Session, tenant: str, job_id: str) -> JobState | None:

@@ -19,7 +19,7 @@ from app.jobs.plan import check_sources, plan_of
 from app.jobs.repository import JobFilter
 from app.jobs.schemas import Job, JobError, JobLinks, JobList, Plan, Progress
 from app.jobs.watch import JobState
-from app.pages import Position, decode_cursor, encode_cursor
+from app.pages import Position, cut, decode_cursor
 from app.problems import JobDone, JobNotDone, unknown_job
 from app.quotas.service import check_may_queue
 from models import lifecycle, retention
@@ -53,14 +53,14 @@ def create(context: Context, caller: Caller, spec: JobSpec, request: Keyed) -> A
 
     answer = once(context, caller.tenant, request, _payload(spec) if request.key else "", store)
     if not answer.replayed:
-        context.send_hint()
+        context.send_hint(spec.target.device)
     return answer
 
 
 def get(context: Context, tenant: str, job_id: str) -> tuple[Job, int]:
     """The job and its version."""
     with context.database.session() as session:
-        row = existing(session, tenant, job_id)
+        row = repository.existing(session, tenant, job_id)
         return describe(row, _delivered(session, row)), row.version
 
 
@@ -78,13 +78,12 @@ def page(context: Context, tenant: str, narrowed: JobFilter, cursor: str | None,
     with context.database.session() as session:
         rows = repository.page(session, tenant, narrowed, decode_cursor(cursor), limit + 1)
         files = artifacts.of_jobs(session, [row.id for row in rows])
-    shown = rows[:limit]
-    has_more = len(rows) > limit
+    shown, next_cursor = cut(rows, limit, lambda row: Position(row.created_at, row.id))
     return JobList(
         object="list",
         data=[describe(row, [file for file in files if file.job_id == row.id]) for row in shown],
-        has_more=has_more,
-        next_cursor=encode_cursor(Position(shown[-1].created_at, shown[-1].id)) if has_more else None,
+        has_more=next_cursor is not None,
+        next_cursor=next_cursor,
     )
 
 
@@ -138,18 +137,6 @@ def delete(context: Context, caller: Caller, job_id: str) -> None:
             )
         audit.record(session, caller, "job.deleted", job_id)
         retention.remove_job(session, row, context.settings.upload_days)
-
-
-def existing(session: Session, tenant: str, job_id: str) -> JobRow:
-    """The tenant's job.
-
-    Raises:
-        NotFound: there is none of this id, or it is another tenant's.
-    """
-    row = repository.find(session, tenant, job_id)
-    if row is None:
-        raise unknown_job(job_id)
-    return row
 
 
 def describe(row: JobRow, files: list[Artifact]) -> Job:

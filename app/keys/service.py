@@ -13,7 +13,7 @@ from app.context import Context
 from app.idempotency.service import Answer, Keyed, once
 from app.keys import repository, tokens
 from app.keys.schemas import ApiKey, ApiKeyList, CreatedApiKey, NewApiKey
-from app.pages import Position, decode_cursor, encode_cursor
+from app.pages import Position, cut, decode_cursor
 from app.pointers import body_problems
 from app.problems import InvalidRequest, NotFound
 from models.api_key import ApiKey as ApiKeyRow
@@ -78,12 +78,12 @@ def page(database: Database, tenant: str, cursor: str | None, limit: int) -> Api
     """A page of keys, revoked ones too, the newest first."""
     with database.session() as session:
         rows = repository.page(session, tenant, decode_cursor(cursor), limit + 1)
-    shown, has_more = rows[:limit], len(rows) > limit
+    shown, next_cursor = cut(rows, limit, lambda row: Position(row.created_at, row.id))
     return ApiKeyList(
         object="list",
         data=[_describe(row) for row in shown],
-        has_more=has_more,
-        next_cursor=encode_cursor(Position(shown[-1].created_at, shown[-1].id)) if has_more else None,
+        has_more=next_cursor is not None,
+        next_cursor=next_cursor,
     )
 
 

@@ -11,7 +11,7 @@ from app.audit import repository as audit
 from app.caller import Caller
 from app.context import Context
 from app.idempotency.service import Answer, Keyed, reserved, was_answered
-from app.pages import Position, decode_cursor, encode_cursor
+from app.pages import Position, cut, decode_cursor
 from app.problems import InvalidUpload, NotFound, ServiceUnavailable, StorageFull, TooLarge, UploadInUse
 from app.quotas.service import check_may_store, storage_exceeded, storage_left
 from app.uploads import repository
@@ -108,12 +108,12 @@ def page(
     """A page of uploads, the newest first."""
     with context.database.session() as session:
         rows = repository.page(session, tenant, kind, decode_cursor(cursor), limit + 1)
-    shown, has_more = rows[:limit], len(rows) > limit
+    shown, next_cursor = cut(rows, limit, lambda row: Position(row.created_at, row.id))
     return UploadList(
         object="list",
         data=[_describe(row) for row in shown],
-        has_more=has_more,
-        next_cursor=encode_cursor(Position(shown[-1].created_at, shown[-1].id)) if has_more else None,
+        has_more=next_cursor is not None,
+        next_cursor=next_cursor,
     )
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.context import Context
 from app.idempotency.service import Answer, Keyed, once
-from app.pages import Position, decode_cursor, encode_cursor
+from app.pages import Position, cut, decode_cursor
 from app.pointers import FieldProblem
 from app.problems import InvalidRequest, NotFound, TooManyWebhooks, WebhookDisabled, WebhooksOff
 from app.webhooks import repository
@@ -77,12 +77,12 @@ def page(context: Context, tenant: str, cursor: str | None, limit: int) -> Webho
     """A page of webhooks, the newest first."""
     with context.database.session() as session:
         rows = repository.page(session, tenant, decode_cursor(cursor), limit + 1)
-    shown, has_more = rows[:limit], len(rows) > limit
+    shown, next_cursor = cut(rows, limit, lambda row: Position(row.created_at, row.id))
     return WebhookList(
         object="list",
         data=[describe(row) for row in shown],
-        has_more=has_more,
-        next_cursor=encode_cursor(Position(shown[-1].created_at, shown[-1].id)) if has_more else None,
+        has_more=next_cursor is not None,
+        next_cursor=next_cursor,
     )
 
 
@@ -162,12 +162,12 @@ def deliveries(
     with context.database.session() as session:
         _existing(session, tenant, webhook_id)
         rows = repository.deliveries(session, webhook_id, status, decode_cursor(cursor), limit + 1)
-    shown, has_more = rows[:limit], len(rows) > limit
+    shown, next_cursor = cut(rows, limit, lambda row: Position(row.created_at, row.id))
     return WebhookDeliveryList(
         object="list",
         data=[describe_delivery(row) for row in shown],
-        has_more=has_more,
-        next_cursor=encode_cursor(Position(shown[-1].created_at, shown[-1].id)) if has_more else None,
+        has_more=next_cursor is not None,
+        next_cursor=next_cursor,
     )
 
 

@@ -1,6 +1,7 @@
 """The job's language: what a user writes, what the engine decides, what the certificate says."""
 
 from models.spec.constraints import (
+    DEVICES,
     AccuracyConstraint,
     Budget,
     Constraints,
@@ -47,6 +48,7 @@ from models.spec.sources import Columns, DatasetSource, ModelSource, Source
 
 __all__ = [
     "APPROXIMATIONS",
+    "DEVICES",
     "AccuracyConstraint",
     "ApproximationName",
     "BaselineOptions",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from models.spec.base import Document
+
+Device = Literal["cpu", "cuda"]
+DEVICES: tuple[Device, ...] = get_args(Device)
 
 
 class AccuracyConstraint(Document):
@@ -66,7 +69,7 @@ Focus = Literal["speed", "size", "accuracy"]
 class Target(Document):
     """Where the model will run, and so where it is measured."""
 
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
     runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
     batch_size: int = Field(1, ge=1, le=1024)
     sequence_length: Literal["data"] | int = Field(

@@ -27,9 +27,10 @@ class Broker:
         self.asked = threading.Event()
         self.sent = 0
 
-    def send(self) -> None:
+    def send(self, device: str) -> None:
         self.asked.set()
         self.answers.wait()
+        assert device == "cpu"
         self.sent += 1
 
 
@@ -43,14 +44,14 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
 
 def test_nobody_waits_for_the_broker_and_what_is_too_much_is_forgotten(broker: Broker) -> None:
     sender = HintSender(broker.send)
-    sender.hint()
+    sender.hint("cpu")
     assert broker.asked.wait(timeout=20)
     for _ in range(MOST_WAITING + 50):
-        sender.hint()
+        sender.hint("cpu")
     assert broker.sent == 0
     broker.answers.set()
     wait_until(lambda: broker.sent == 1 + MOST_WAITING)
-    sender.hint()
+    sender.hint("cpu")
     wait_until(lambda: broker.sent == 2 + MOST_WAITING)
     sender.close()
     assert not any(thread.name == "hints" and thread.is_alive() for thread in threading.enumerate())
@@ -61,7 +62,7 @@ def test_closing_does_not_wait_for_a_broker_that_is_away(
 ) -> None:
     monkeypatch.setattr(hints, "LAST_SECONDS", 0.01)
     sender = HintSender(broker.send)
-    sender.hint()
+    sender.hint("cpu")
     assert broker.asked.wait(timeout=20)
     sender.close()
     assert broker.sent == 0

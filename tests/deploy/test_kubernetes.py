@@ -135,20 +135,22 @@ def test_extra_workers_end_by_themselves(manifests: list[Manifest]) -> None:
 
 
 def test_the_scalers_query_counts_what_can_be_claimed(manifests: list[Manifest], tmp_path: Path) -> None:
-    queries = {m["spec"]["triggers"][0]["metadata"]["query"] for m in manifests if m["kind"] == "ScaledJob"}
-    [query] = queries
+    queries = [m["spec"]["triggers"][0]["metadata"]["query"] for m in manifests if m["kind"] == "ScaledJob"]
     with fresh_database("postgresql", tmp_path) as url:
         database = Database(url)
         Base.metadata.create_all(database.engine)
-        jobs = [create(database) for _ in range(4)]
+        jobs = [create(database) for _ in range(5)]
         with database.transaction() as session:
             for change, job in (
                 ("status = 'running'", jobs[0]),
                 ("available_at = now() + '1 hour'", jobs[1]),
+                ("device = 'cuda'", jobs[2]),
             ):
                 session.execute(text(f"UPDATE job SET {change} WHERE id = :job"), {"job": job})
         with database.session() as session:
-            assert session.execute(text(query)).scalar_one() == 2
+            counts = {query: session.execute(text(query)).scalar_one() for query in queries}
+        assert sorted(counts.values()) == [1, 2], "the scaler of a device counts the jobs that it may take"
+        assert all(("'cuda'" in query) == (count == 1) for query, count in counts.items())
         database.close()
 
 

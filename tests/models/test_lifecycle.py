@@ -227,6 +227,24 @@ def test_heartbeat_extends_the_lease_and_tells_of_cancel(database: Database, spe
     assert events(database, job_id)[-2:] == ["job.cancel_requested", "job.cancelled"]
 
 
+def test_a_worker_takes_the_jobs_of_its_devices(database: Database, spec: JobSpec) -> None:
+    on_gpu = spec.model_copy(update={"target": spec.target.model_copy(update={"device": "cuda"})})
+    first, second, third = create(database, on_gpu), create(database, spec), create(database, spec)
+
+    def taken(*devices: str) -> str | None:
+        with database.transaction() as session:
+            claimed = lifecycle.claim(session, "w", 60, devices=devices)
+        return None if claimed is None else claimed.id
+
+    assert taken("cpu") == second
+    assert taken("cpu", "cuda") == first, "the oldest of both queues"
+    assert taken("cuda") is None
+    assert taken() is None
+    with database.session() as session:
+        assert queue.claimable(session) == 1
+    assert taken("cuda", "cpu") == third
+
+
 def test_cancel_of_a_queued_job_is_at_once_and_once(database: Database, spec: JobSpec) -> None:
     job_id = create(database, spec)
     with database.transaction() as session:

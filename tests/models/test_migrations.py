@@ -64,12 +64,18 @@ def test_what_was_there_is_carried_over(database_url: str) -> None:
                     " VALUES (:id, 'default', 'job', :status, :spec, '', '{}', 0, 0, 0, 1,"
                     f" {moment}, {moment}, {moment}, {finished}, FALSE)"
                 ),
-                {"id": job_id, "status": status, "spec": '{"dataset": {"upload": "upl_1"}}'},
+                {
+                    "id": job_id,
+                    "status": status,
+                    "spec": '{"dataset": {"upload": "upl_1"}, "target": {"device": "%s"}}'
+                    % ("cuda" if status == "queued" else "cpu"),
+                },
             )
     upgrade(database_url)
     with database.session() as session:
         assert session.scalars(select(BlobRow.sha256)).all() == ["a" * 64]
         assert session.execute(select(JobUpload.job_id, JobUpload.upload_id)).all() == [("job_1", "upl_1")]
+        assert session.scalars(select(Job.id).where(Job.device == "cuda")).all() == ["job_1"]
         assert session.scalars(select(Job.id).where(Job.sweep_at.is_not(None))).all() == ["job_2"]
     database.close()
 

@@ -59,7 +59,7 @@ ASKED: dict[str, Callable[[Session], object]] = {
         None,
         20,
     ),
-    "a job": lambda session: jobs.find(session, DEFAULT_TENANT, "job_000000000001"),
+    "a job": lambda session: jobs.existing(session, DEFAULT_TENANT, "job_000000000001"),
     "events": lambda session: events.page(session, "job_000000000001", 0, 100),
     "uploads": lambda session: uploads.page(session, DEFAULT_TENANT, None, DEEP, 20),
     "collect jobs": lambda session: retention.sweep_jobs(session, KEEPING),

@@ -20,7 +20,7 @@ from models.store import open_store
 from models.tables import Checkpoint, IdempotencyKey, Job
 from tests.worker.jobs import create, load, wait_until
 from worker import dispatcher, reaper
-from worker.celery_app import send_hint, waiting_hints
+from worker.celery_app import hint_queue, make_celery, send_hint, waiting_hints
 from worker.checkpoints import checkpoint_folder
 from worker.embedded import FolderInUse, bundled_redis, folder_broker, stack
 from worker.workfolder import sweep, work_folder
@@ -65,6 +65,17 @@ def test_lost_hints_are_sent_again(broker: str, sqlite: Database) -> None:
     assert dispatcher.top_up(sqlite, broker) == 2
     assert dispatcher.top_up(sqlite, broker) == 0
     assert waiting_hints(broker) == 3
+
+
+def test_each_device_has_hints_of_its_own(broker: str, sqlite: Database) -> None:
+    for device in ("cpu", "cuda", "cuda"):
+        job_id = create(sqlite)
+        with sqlite.transaction() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(device=device))
+    assert dispatcher.top_up(sqlite, broker) == 3
+    assert (waiting_hints(broker, "cpu"), waiting_hints(broker, "cuda")) == (1, 2)
+    listens = make_celery(broker, ("cuda",)).amqp.queues.consume_from
+    assert list(listens) == [hint_queue("cuda")]
 
 
 def test_the_dispatcher_counts_only_jobs_whose_time_has_come(broker: str, sqlite: Database) -> None:

@@ -14,7 +14,7 @@ from tests.engine.measure.graphs import token_rows, write_classifier
 from worker.engine.measure.errors import MeasurementError, RuntimeUnavailable
 from worker.engine.measure.inputs import BenchInputs
 from worker.engine.measure.probing import ModelFile, probe
-from worker.engine.measure.process import peak_rss_bytes, tree_rss_bytes
+from worker.engine.measure.process import peak_rss_bytes, tree_rss_bytes, waited_ns
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +184,14 @@ def test_memory_of_a_tree_counts_its_children() -> None:
 def _commands_of_children() -> str:
     children = (Path(f"/proc/{os.getpid()}/task") / str(os.getpid()) / "children").read_text().split()
     return " ".join(Path(f"/proc/{child}/cmdline").read_bytes().decode() for child in children)
+
+
+def test_a_thread_that_ends_meanwhile_counts_no_more(tmp_path: Path) -> None:
+    for thread in ("1", "2"):
+        (tmp_path / thread).mkdir()
+    (tmp_path / "1" / "schedstat").write_text("5 7 1\n")
+    (tmp_path / "2" / "schedstat").symlink_to(tmp_path / "gone")
+    assert waited_ns(tmp_path) == 7
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor has no second thread")

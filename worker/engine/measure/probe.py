@@ -207,7 +207,7 @@ def _timed(all_calls: list[Call], *, calls: int, repeats: int, warmup: int) -> d
             start = time.perf_counter_ns()
             call()
             milliseconds.append((time.perf_counter_ns() - start) / 1e6)
-    share = (waited_ns() - waited) / (time.perf_counter_ns() - began)
+    share = max(0, waited_ns() - waited) / (time.perf_counter_ns() - began)
     return {"ms": milliseconds, "waited": share}
 
 

@@ -21,13 +21,13 @@ def tree_rss_bytes(pid: int | None = None) -> int:
     return sum(_rss_or_gone(process) for process in [root, *_descendants(root)])
 
 
-def waited_ns() -> int:
+def waited_ns(threads: Path = Path("/proc/self/task")) -> int:
     """Nanoseconds that this process's threads were ready to run and given no processor, summed.
 
-    0 where the kernel keeps no such books (CONFIG_SCHED_INFO).
+    0 where the kernel keeps no such books (CONFIG_SCHED_INFO). What a thread waited that has ended since is
+    no longer in it.
     """
-    books = Path("/proc/self/task").glob("*/schedstat")
-    return sum(int(book.read_text(encoding="ascii").split()[1]) for book in books)
+    return sum(_waited_or_gone(book) for book in threads.glob("*/schedstat"))
 
 
 def _descendants(root: int) -> list[int]:
@@ -55,6 +55,13 @@ def _parent(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None  # it ended between the listing and here
     return int(stat.rpartition(")")[2].split()[1])
+
+
+def _waited_or_gone(book: Path) -> int:
+    try:
+        return int(book.read_text(encoding="ascii").split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0  # the thread ended between the listing and here
 
 
 def _rss_or_gone(pid: int) -> int:
