@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.engine.measure.graphs import token_rows, write_classifier
 from worker.engine.measure.errors import MeasurementError, RuntimeUnavailable
 from worker.engine.measure.inputs import BenchInputs
 from worker.engine.measure.probing import ModelFile, probe
-from worker.engine.measure.process import peak_rss_bytes, tree_rss_bytes, waited_ns
+from worker.engine.measure.process import others_busy, peak_rss_bytes, tree_rss_bytes, waited_ns
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +193,19 @@ def test_a_thread_that_ends_meanwhile_counts_no_more(tmp_path: Path) -> None:
     (tmp_path / "1" / "schedstat").write_text("5 7 1\n")
     (tmp_path / "2" / "schedstat").symlink_to(tmp_path / "gone")
     assert waited_ns(tmp_path) == 7
+
+
+def test_a_thread_that_computes_is_busy_and_one_that_waits_is_not(tmp_path: Path) -> None:
+    def thread(number: int, state: str) -> None:
+        (tmp_path / str(number)).mkdir(exist_ok=True)
+        (tmp_path / str(number) / "stat").write_text(f"{number} (a (name) R) {state} 1 2 3\n")
+
+    thread(threading.get_native_id(), "R")  # the one that asks
+    thread(1, "S")
+    (tmp_path / "2").mkdir()  # it ended
+    assert not others_busy(tmp_path)
+    thread(1, "R")
+    assert others_busy(tmp_path)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor has no second thread")

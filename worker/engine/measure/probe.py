@@ -31,12 +31,12 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.engine.measure.inputs import BenchInputs
-from worker.engine.measure.process import peak_rss_bytes, waited_ns
+from worker.engine.measure.process import others_busy, peak_rss_bytes, waited_ns
 
 Call = Callable[[], npt.NDArray[np.float32]]
 SETTLING_SECONDS = 5.0  # at most
-SETTLING_STEP = 0.01
-IDLE = 0.2  # of a processor
+SETTLING_STEP = 0.002
+SETTLED_LOOKS = 3  # on end, at which no thread was busy
 
 
 def main() -> int:
@@ -99,12 +99,10 @@ def _settle() -> None:
     ONNX Runtime's and OpenMP's threads look for more work in a busy loop after a call, for 35 ms on one
     processor and for more than a second on another.
     """
-    until = time.monotonic() + SETTLING_SECONDS
-    while time.monotonic() < until:
-        busy, began = time.process_time(), time.monotonic()
+    until, idle = time.monotonic() + SETTLING_SECONDS, 0
+    while idle < SETTLED_LOOKS and time.monotonic() < until:
         time.sleep(SETTLING_STEP)
-        if time.process_time() - busy < IDLE * (time.monotonic() - began):
-            return
+        idle = 0 if others_busy() else idle + 1
 
 
 def _load(arguments: argparse.Namespace) -> list[Call]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 
@@ -55,6 +56,21 @@ def _parent(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None  # it ended between the listing and here
     return int(stat.rpartition(")")[2].split()[1])
+
+
+def others_busy(threads: Path = Path("/proc/self/task")) -> bool:
+    """Whether a thread of this process, other than the one that asks, computes or waits for a processor."""
+    here = threading.get_native_id()
+    return any(
+        _state_or_gone(thread / "stat") == "R" for thread in threads.iterdir() if thread.name != str(here)
+    )
+
+
+def _state_or_gone(stat: Path) -> str:
+    try:
+        return stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 def _waited_or_gone(book: Path) -> int:
