@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -316,3 +317,15 @@ def test_states_are_those_of_the_table(database: Database, spec: JobSpec) -> Non
     offer(database, spec)
     with database.session() as session:
         assert set(session.scalars(select(Shard.status))) == {ShardStatus.WAITING}
+
+
+def test_how_many_workers_share_the_work_does_not_change_what_the_job_is(spec: JobSpec) -> None:
+    shared = JobSpec.model_validate(spec.model_dump() | {"budget": {"max_workers": 8}})
+    other = JobSpec.model_validate(spec.model_dump() | {"budget": {"max_candidates": 8}})
+    assert shared.digest() == spec.digest() != other.digest()
+
+
+@pytest.mark.parametrize("workers", [0, 65, 1.5])
+def test_workers_are_one_to_sixty_four(spec: JobSpec, workers: float) -> None:
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate(spec.model_dump() | {"budget": {"max_workers": workers}})
