@@ -17,7 +17,7 @@ PACKAGES := app worker models migrations
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help setup demo test test-all faults fuzz check check-deploy check-image format openapi sdk-types \
-	bench-main bench-timing bench-service bench-flat clean
+	bench-main bench-timing bench-fanout bench-service bench-flat clean
 
 help: ## List the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -87,6 +87,8 @@ bench-main: setup ## Measure the main job on three data sets; results in bench/r
 
 bench-timing: setup ## Measure which statistic of times repeats best here; results in bench/results/timing.json
 	@$(BIN)/python -m bench.timing
+bench-fanout: setup ## Measure the weighing of elements on one worker and on two; results in bench/results/fanout.json
+	@$(BIN)/python -m bench.fanout
 bench-service: setup ## Measure the API: throughput, streams, recovery, large files; results in bench/results/service.json
 	@$(BIN)/python -m bench.service
 bench-flat: setup ## Measure claims and lists at 1,000 and 1,000,000 jobs; part of bench/results/service.json

@@ -53,7 +53,7 @@ def measure(backend: str) -> dict[str, Any]:
         }
         server = parts.enter_context(service(url, folder, **settings))
         for module in ("worker.dispatcher", "worker.reaper"):
-            parts.enter_context(_process([sys.executable, "-m", module], settings, folder))
+            parts.enter_context(process_of([sys.executable, "-m", module], settings, folder))
         database = Database(url)
         parts.callback(database.close)
         clock = _Clock(server, database)
@@ -141,12 +141,15 @@ def _worker(settings: dict[str, str], folder: Path) -> Iterator[subprocess.Popen
         *("--pool", "prefork", "--concurrency", "1", "--hostname", f"{secrets.token_hex(4)}@%h"),
         *("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"),
     ]
-    with _process(command, settings, folder) as process:
+    with process_of(command, settings, folder) as process:
         yield process
 
 
 @contextmanager
-def _process(command: list[str], settings: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process_of(
+    command: list[str], settings: dict[str, str], folder: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with these settings in its environment, ended at the end; it writes to processes.log."""
     with (folder / "processes.log").open("ab") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **settings}, stdout=log, stderr=log, start_new_session=True

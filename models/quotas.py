@@ -94,12 +94,18 @@ def within_running_limit(session: Session, tenant: str, default: int | None) -> 
 
     Two workers may claim at the same moment: the second waits here for the first, then counts again.
     """
-    own = session.get(TenantQuota, tenant)
-    limit = default if own is None or own.running_jobs is None else own.running_jobs
-    if limit is None or limit == UNLIMITED:
+    limit = running_limit(session, tenant, default)
+    if limit is None:
         return True
     one_at_a_time(session, f"running_jobs:{tenant}")
     return active_jobs(session, tenant, JobStatus.RUNNING) <= limit
+
+
+def running_limit(session: Session, tenant: str, default: int | None) -> int | None:
+    """How many jobs of the tenant may run at a time; None: any number."""
+    own = session.get(TenantQuota, tenant)
+    limit = default if own is None or own.running_jobs is None else own.running_jobs
+    return None if limit == UNLIMITED else limit
 
 
 def one_at_a_time(session: Session, name: str) -> None:

@@ -21,6 +21,7 @@ from models.database import after, now
 from models.event import Event
 from models.idempotency import IdempotencyKey
 from models.job import TERMINAL, Job
+from models.shard import Shard
 from models.upload import JobUpload, Upload
 
 BATCH = 100
@@ -46,6 +47,7 @@ def sweep_jobs(session: Session, keeping: Keeping, limit: int = BATCH) -> list[s
     ids = [job.id for job in jobs]
     blobs.discard_checkpoints(session, [job.id for job in jobs if job.attempt > 0])
     _run(session, delete(Checkpoint).where(Checkpoint.job_id.in_(ids)))
+    _run(session, delete(Shard).where(Shard.job_id.in_(ids)))
     release_uploads(session, ids, keeping.upload_days)
     drop_artifacts(session, [job.id for job in jobs if _is_past(job.expires_at, moment)])
     silent = [job for job in jobs if _is_past(_events_end(job, keeping), moment)]

@@ -11,6 +11,7 @@ from models.event import Event
 from models.idempotency import IdempotencyKey
 from models.job import Job, JobStatus
 from models.quota import ComputeUse, TenantQuota
+from models.shard import Shard, ShardStatus
 from models.tally import Tally
 from models.upload import JobUpload, Upload, UploadKind
 from models.webhook import Webhook, WebhookDelivery
@@ -31,6 +32,8 @@ __all__ = [
     "JobStatus",
     "JobUpload",
     "Scope",
+    "Shard",
+    "ShardStatus",
     "Tally",
     "TenantQuota",
     "Upload",

@@ -6,7 +6,7 @@ Every save is one transaction after all uploads, so the rows always name a consi
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -115,6 +115,19 @@ class Checkpoints:
                 for path in sorted(entry.rglob("*")):
                     if path.is_file() and not path.name.startswith("."):
                         yield path.relative_to(self.folder).as_posix(), path
+
+
+def fetch(database: Database, store: Store, job_id: str, folder: Path, wanted: Callable[[str], bool]) -> int:
+    """Fetch the saved files whose names are wanted into a folder, to be read. Returns how many.
+
+    Raises:
+        BlobNotFound, BlobDamaged: a file is not what was saved.
+    """
+    with database.session() as session:
+        rows = [row for row in journal.checkpoints(session, job_id) if wanted(row.name)]
+    for row in rows:
+        store.download(Blob(row.sha256, row.size, checkpoint_folder(job_id)).key, folder / row.name)
+    return len(rows)
 
 
 def _signature(path: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Tops the broker's queues up to the number of queued jobs, because hints may get lost.
+"""Tops the broker's queues up to the number of jobs and shares that wait, because hints may get lost.
 
 `python -m worker.dispatcher` runs one; more than one do no harm. Imports no torch.
 """
@@ -10,7 +10,7 @@ import threading
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from models import queue
+from models import queue, shards
 from models.database import Database
 from models.settings import Settings
 from models.spec import DEVICES
@@ -28,6 +28,7 @@ def top_up(database: Database, broker: str, running_limit: int | None = None) ->
 def _top_up(database: Database, broker: str, running_limit: int | None, device: str) -> int:
     with database.session() as session:
         queued = queue.claimable(session, running_limit=running_limit, devices=(device,))
+        queued += shards.claimable(session, running_limit=running_limit, devices=(device,))
     if queued == 0:
         return 0
     try:

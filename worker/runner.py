@@ -29,13 +29,16 @@ from models.spec import Certificate, JobSpec
 from models.store import Store, StoreError, StoreFull, open_store
 from worker import progress
 from worker.checkpoints import Checkpoints
+from worker.crew import QueueCrew
+from worker.engine.crew import Crew
 from worker.engine.errors import DiskFull, EngineError, SourceError, Stopped, is_disk_full
 from worker.engine.memory import wanted_memory
 from worker.engine.reporting import Reporter
 from worker.inputs import Inputs
 from worker.reporter import DatabaseReporter
 from worker.spans import StageSpans
-from worker.supervisor import EXIT_DONE, EXIT_STOPPED, EXIT_UNAVAILABLE, REQUEST_ID_VARIABLE
+from worker.supervisor import REQUEST_ID_VARIABLE
+from worker.watch import EXIT_DONE, EXIT_STOPPED, EXIT_UNAVAILABLE
 from worker.workfolder import work_folder
 
 EXIT_OUT_OF_MEMORY = 128 + signal.SIGKILL
@@ -76,7 +79,7 @@ class RunResult(Protocol):
 
 
 T = TypeVar("T")
-Engine = Callable[[JobSpec, Path, Reporter], RunResult]
+Engine = Callable[[JobSpec, Path, Reporter, Crew], RunResult]
 
 
 def run_job(settings: Settings, job_id: str, attempt: int, engine: Engine) -> int:
@@ -129,7 +132,15 @@ class _Attempt:
         spec = JobSpec.model_validate(job.spec)
         inputs = Inputs(self._database, store, self._settings, job.tenant, self._folder / "inputs")
         with StageSpans(reporter) as traced:
-            result = engine(inputs.resolve(spec), checkpoints.folder, traced)
+            crew = QueueCrew(
+                self._database,
+                self._settings,
+                self._job_id,
+                self._attempt,
+                workers=spec.budget.max_workers,
+                check=traced.check,
+            )
+            result = engine(inputs.resolve(spec), checkpoints.folder, traced, crew)
         self._deliver(store, reporter, result, job.spec_digest)
 
     def _load(self) -> Job:
@@ -199,10 +210,10 @@ def _typed(error: EngineError) -> JobError:
     return JobError(error.code, error.message, error.remedy, error.pointer, error.code in RETRYABLE)
 
 
-def _engine(spec: JobSpec, workdir: Path, reporter: Reporter) -> RunResult:
+def _engine(spec: JobSpec, workdir: Path, reporter: Reporter, crew: Crew) -> RunResult:
     from worker.engine.pipeline import run  # loads torch, once the inputs are found to be there
 
-    return run(spec, workdir, reporter)
+    return run(spec, workdir, reporter, crew)
 
 
 def main(job_id: str, attempt: int, engine: Engine = _engine) -> int:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from secrets import token_hex
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -23,23 +21,18 @@ from sqlalchemy.orm import Session
 from models import lifecycle, telemetry
 from models.database import Database
 from models.job import Job, JobStatus
-from models.lifecycle import ClaimedJob, JobError, LeaseLost
+from models.lifecycle import ClaimedJob, JobError, Lease, LeaseLost
 from models.settings import Settings
+from models.shards import ClaimedShard
 from worker import workfolder
 from worker.devices import devices_served
-from worker.leash import leashed
-from worker.relay import relaying
+from worker.helping import help_a_job, helper_command
+from worker.watch import EXIT_STOPPED, EXIT_UNAVAILABLE, Reason, watched
 
-EXIT_DONE = 0
-EXIT_STOPPED = 75  # EX_TEMPFAIL: checkpointed, to be gone on with
-EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE: a service that the run needs does not answer
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 OUTAGE_ATTEMPTS = 12  # about three quarters of an hour with the waiting times between them
-POLL_SECONDS = 0.2
 REQUEST_ID_VARIABLE = "AXFORGE_RUN_REQUEST_ID"
-LOST_GRACE_SECONDS = 5.0  # a run that wrote its end an instant ago may leave by itself
 
-Reason = Literal["cancel", "shutdown", "lost"]
 log = structlog.get_logger(__name__)
 
 
@@ -82,9 +75,13 @@ class Supervisor:
     settings: Settings
     stopping: Callable[[], bool]
     command: Callable[[ClaimedJob], list[str]] = runner_command
+    help_command: Callable[[ClaimedShard], list[str]] = helper_command
 
     def run_next(self) -> str | None:
-        """Claim the next job and see it through. Returns its id, or None if there was none."""
+        """Claim the next job and see it through; without one, help with another worker's.
+
+        Returns the job's id, or None if there was nothing to do.
+        """
         if self.stopping():
             return None
         workfolder.sweep(self.database, self.settings.data_dir)
@@ -97,7 +94,7 @@ class Supervisor:
                 devices=devices_served(self.settings.worker_devices),
             )
         if job is None:
-            return None
+            return self._help()
         origin = {} if job.request_id is None else {"request_id": job.request_id}
         with (
             structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt, **origin),
@@ -113,26 +110,26 @@ class Supervisor:
         workfolder.sweep(self.database, self.settings.data_dir)
         return job.id
 
+    def _help(self) -> str | None:
+        holder = f"{worker_name()}:{token_hex(4)}"
+        return help_a_job(self.database, self.settings, self.stopping, holder, self.help_command)
+
     def _see_through(self, job: ClaimedJob) -> None:
         log.info("run_started")
-        process = subprocess.Popen(
-            leashed(self.command(job), signal.SIGKILL),
-            env=os.environ | self.settings.environment() | self._origin(job),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # signals for the worker's group reach the run through us only
+        code, reason = watched(
+            self.command(job),
+            self._origin(job),
+            self.settings,
+            stopping=self.stopping,
+            beat=lambda: self._beat(job),
         )
-        with relaying(process):
-            try:
-                reason = _Watch(self, job, process).until_exit()
-            finally:
-                if process.poll() is None:
-                    process.kill()
-                process.wait()
-        log.info("run_ended", exit_code=process.returncode, reason=reason)
+        log.info("run_ended", exit_code=code, reason=reason)
         if reason != "lost":
-            self._settle(job, process.returncode, reason)
+            self._settle(job, code, reason)
+
+    def _beat(self, job: ClaimedJob) -> Lease:
+        with self.database.transaction() as session:
+            return lifecycle.heartbeat(session, job.id, job.attempt, self.settings.lease_seconds)
 
     @staticmethod
     def _origin(job: ClaimedJob) -> dict[str, str]:
@@ -183,65 +180,3 @@ def _cause(code: int) -> JobError:
     if code < 0:
         return replace(WORKER_CRASHED, detail=f"The run was ended by {signal.Signals(-code).name}.")
     return WORKER_CRASHED
-
-
-class _Watch:
-    """Waits for a run's process, heart beating, and stops it when there is a reason to."""
-
-    def __init__(self, supervisor: Supervisor, job: ClaimedJob, process: subprocess.Popen[bytes]) -> None:
-        self._supervisor = supervisor
-        self._settings = supervisor.settings
-        self._job = job
-        self._process = process
-        self._reason: Reason | None = None
-        self._kill_at = float("inf")
-        self._beat_at = time.monotonic() + self._settings.heartbeat_seconds
-        self._lease_until = time.monotonic() + self._settings.lease_seconds
-
-    def until_exit(self) -> Reason | None:
-        """Returns why the run was told to stop, or None if it ended by itself."""
-        while True:
-            try:
-                self._process.wait(timeout=POLL_SECONDS)
-                return self._reason
-            except subprocess.TimeoutExpired:
-                self._look()
-
-    def _look(self) -> None:
-        moment = time.monotonic()
-        if moment >= self._beat_at:
-            self._beat()
-        if self._supervisor.stopping():
-            self._stop("shutdown")
-        if moment >= self._kill_at:
-            self._process.kill()
-
-    def _beat(self) -> None:
-        self._beat_at = time.monotonic() + self._settings.heartbeat_seconds
-        sent = time.monotonic()
-        try:
-            with self._supervisor.database.transaction() as session:
-                lease = lifecycle.heartbeat(
-                    session, self._job.id, self._job.attempt, self._settings.lease_seconds
-                )
-        except DBAPIError as error:
-            log.warning("heartbeat_failed", reason=type(error.orig).__name__)
-            if time.monotonic() >= self._lease_until:
-                self._stop("lost")
-            return
-        if not lease.held:
-            self._stop("lost")
-            return
-        self._lease_until = sent + self._settings.lease_seconds
-        if lease.cancel_requested:
-            self._stop("cancel")
-
-    def _stop(self, reason: Reason) -> None:
-        if self._reason in (reason, "lost"):
-            return
-        grace = LOST_GRACE_SECONDS if reason == "lost" else self._settings.stop_grace_seconds
-        self._kill_at = min(self._kill_at, time.monotonic() + grace)
-        # Cancelled stays cancelled when the worker shuts down as well.
-        if self._reason != "cancel" or reason == "lost":
-            self._reason = reason
-        self._process.terminate()

@@ -16,6 +16,11 @@ def work_folder(data_dir: Path, job_id: str) -> Path:
     return data_dir.resolve() / "work" / job_id
 
 
+def helper_folder(data_dir: Path, job_id: str, holder: str) -> Path:
+    """Where a helper reads the files of another worker's job: its own, gone when it leaves."""
+    return work_folder(data_dir, job_id) / f"helper-{holder.rpartition(':')[2]}"
+
+
 def sweep(database: Database, data_dir: Path) -> list[str]:
     """Remove the folders of jobs that are done or deleted, wherever they ended. Returns their ids."""
     root = data_dir.resolve() / "work"

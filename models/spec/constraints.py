@@ -90,3 +90,6 @@ class Budget(Document):
 
     max_minutes: float = Field(60.0, gt=0.0, le=60 * 24 * 14)
     max_candidates: int = Field(200, ge=1, le=100_000)
+    max_workers: int = Field(
+        1, ge=1, le=64, description="Workers that may share the job's work; the result is that of one."
+    )

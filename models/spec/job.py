@@ -98,8 +98,13 @@ class JobSpec(Document):
         return self
 
     def digest(self) -> str:
-        """SHA-256 over the canonical JSON of what decides the result (name and metadata do not)."""
-        document = self.model_dump(mode="json", exclude={"name", "metadata"})
+        """SHA-256 over the canonical JSON of what decides the result.
+
+        Name and metadata do not, nor does how many workers share the work.
+        """
+        document = self.model_dump(
+            mode="json", exclude={"name": True, "metadata": True, "budget": {"max_workers"}}
+        )
         return hashlib.sha256(
             json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
         ).hexdigest()

@@ -122,4 +122,5 @@ def _files(spec: JobSpec, folder: Path) -> Result:
 
 if __name__ == "__main__":
     shift()
-    sys.exit(run_job(Settings(), sys.argv[1], int(sys.argv[2]), engine))
+    alone = lambda spec, workdir, reporter, _: engine(spec, workdir, reporter)  # noqa: E731
+    sys.exit(run_job(Settings(), sys.argv[1], int(sys.argv[2]), alone))

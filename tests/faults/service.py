@@ -146,9 +146,10 @@ class Service:
             process.kill()
 
     def family(self, name: str, job_id: str) -> list[int]:
-        """Process ids of a worker, its pool child and the runner of its job, the latter first."""
+        """Process ids of a worker, its pool child and what that runs for the job, the latter first."""
         worker = self.processes[name].pid
-        return [*runners(job_id), *children(worker), worker]
+        below = {pid for child in children(worker) for pid in children(child)}
+        return [*(pid for pid in runners(job_id) if pid in below), *children(worker), worker]
 
     def freeze(self, name: str, job_id: str) -> list[int]:
         """Stop a worker's family; its process ids. Not while it writes to SQLite, which nobody else

@@ -19,7 +19,7 @@ from app.jobs.repository import JobFilter
 from app.pages import Position
 from app.uploads import repository as uploads
 from bench.fill import fill
-from models import blobs, deadlines, lifecycle, queue, retention
+from models import blobs, deadlines, lifecycle, queue, retention, shards
 from models.base import utc_now
 from models.database import Database
 from models.job import DEFAULT_TENANT, JobStatus
@@ -40,6 +40,8 @@ ASKED: dict[str, Callable[[Session], object]] = {
     "claim within limits": lambda session: lifecycle.claim(session, "w", 60.0, running_limit=5),
     "dispatcher's count": queue.claimable,
     "dispatcher's count within limits": lambda session: queue.claimable(session, running_limit=5),
+    "claim a share": lambda session: shards.claim(session, "w", 60.0),
+    "dispatcher's count of shares": shards.claimable,
     "leases that ran out": lambda session: lifecycle.requeue_expired(session, 3),
     "queued for too long": lambda session: deadlines.expire_queued(session, 1e6),
     "runs for too long": lambda session: deadlines.stop_overdue(session, factor=3.0, extra_minutes=1e6),

@@ -157,4 +157,5 @@ def run_out_of_memory(spec: JobSpec, workdir: Path, reporter: Reporter) -> Resul
 
 if __name__ == "__main__":
     mode, job_id, attempt = sys.argv[1:]
-    sys.exit(main(job_id, int(attempt), globals()[mode]))
+    engine = globals()[mode]
+    sys.exit(main(job_id, int(attempt), lambda spec, workdir, reporter, _: engine(spec, workdir, reporter)))

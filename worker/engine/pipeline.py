@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.spec import Certificate, JobSpec
+from worker.engine.crew import Crew
 from worker.engine.memory import give_back
 from worker.engine.reporting import FINISHED, STAGES, STARTED, Reporter, Stage
 from worker.engine.run import Run
@@ -55,13 +56,14 @@ MEDIA_TYPES = {
 }
 
 
-def run(spec: JobSpec, workdir: Path, reporter: Reporter) -> RunResult:
+def run(spec: JobSpec, workdir: Path, reporter: Reporter, crew: Crew | None = None) -> RunResult:
     """Do the whole job in `workdir`, going on from what a killed run left there.
 
+    `crew` shares the work that several workers may do; without one this process does all of it.
     Sources must be paths or hub names (uploads and object URIs are the caller's to fetch).
     Raises EngineError, which a user can mend, and Stopped when the reporter asks for it.
     """
-    job = Run(spec, workdir, reporter)
+    job = Run(spec, workdir, reporter, crew)
     for stage in STAGES:
         reporter.check()
         if job.workspace.result(stage) is None:

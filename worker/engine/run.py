@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.spec import JobSpec, Recipe
 from worker.engine.anatomy import Anatomy, Shape, anatomy_of
+from worker.engine.crew import Alone, Crew
 from worker.engine.device import Device
 from worker.engine.measure.inputs import BenchInputs
 from worker.engine.measure.machine import describe
@@ -27,9 +28,10 @@ HIDDEN_STATES_BYTES = 256 << 20  # of the dense model's, kept for recovery: thos
 class Run:
     """Handed from stage to stage. Everything here can be made again from the workspace."""
 
-    def __init__(self, spec: JobSpec, workdir: Path, reporter: Reporter) -> None:
+    def __init__(self, spec: JobSpec, workdir: Path, reporter: Reporter, crew: Crew | None = None) -> None:
         self.spec = spec
         self.reporter = reporter
+        self.crew: Crew = crew or Alone()
         self.workspace = Workspace(workdir, spec.digest())
         self.stopwatch = Stopwatch(workdir, spec.budget.max_minutes * 60)
         self.threads = describe(spec.target.device, threads=spec.target.threads).threads

@@ -138,6 +138,9 @@ class Budget(BaseModel):
     )
     max_candidates: int | None = 200
     max_minutes: float | None = 60.0
+    max_workers: Annotated[
+        int | None, Field(description="Workers that may share the job's work; the result is that of one.")
+    ] = 1
 
 
 class CandidateMeasurements(BaseModel):

@@ -24,8 +24,23 @@ def exact_ablation(
     `told` hears how many elements are done.
     """
     base = float(np.mean(losses_of(shape)))
-    changes: dict[str, float] = {}
+    without = losses_without(elements, shape, losses_of, told=told)
+    return {name: loss - base for name, loss in without.items()}
+
+
+def losses_without(
+    elements: Sequence[Element],
+    shape: Shape,
+    losses_of: Callable[[Shape], np.ndarray],
+    *,
+    told: Callable[[int], None] = lambda done: None,
+) -> dict[str, float]:
+    """Mean loss of the model masked to `shape` without each of the elements, by their ids.
+
+    Each is worked out by itself: what it is does not depend on the others, nor on their order.
+    """
+    means: dict[str, float] = {}
     for done, element in enumerate(elements, start=1):
-        changes[element.id] = float(np.mean(losses_of(element.removed_from(shape)))) - base
+        means[element.id] = float(np.mean(losses_of(element.removed_from(shape))))
         told(done)
-    return changes
+    return means

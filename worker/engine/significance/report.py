@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from worker.engine.anatomy import Anatomy, Shape
-from worker.engine.significance.ablation import exact_ablation
 from worker.engine.significance.elements import (
     Element,
     block_elements,
@@ -24,38 +23,37 @@ from worker.engine.strategies.goal import CostModel
 
 def significance_report(
     anatomy: Anatomy,
-    losses_of: Callable[[Shape], np.ndarray],
+    base_losses: np.ndarray,
+    without: Mapping[str, float],
     fisher: FisherInformation,
     costs: CostModel,
     *,
     length: int,
-    told: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """Weigh every layer, block, head and weight group of the dense model.
+    """What every layer, block, head and weight group of the dense model weighs.
 
-    `losses_of` gives per-sample losses, (rows,), under a shape. Each element of the report has its exact
-    `loss_change` and its `fisher` estimate, the `parameters`, `macs` (one example of `length` tokens),
-    `bytes` and `milliseconds` that its removal saves on the target. `rank_agreement` is Spearman's
-    correlation of the two significances, by kind of element.
+    `base_losses` are the dense model's per-sample losses, (rows,), `without` the mean loss on the same
+    rows without each element, by its id. Each element of the report has its exact `loss_change` and its
+    `fisher` estimate, the `parameters`, `macs` (one example of `length` tokens), `bytes` and
+    `milliseconds` that its removal saves on the target. `rank_agreement` is Spearman's correlation of the
+    two significances, by kind of element.
     """
     shape = anatomy.full_shape()
-    elements = all_elements(shape)
-    changes = exact_ablation(elements, shape, losses_of, told=lambda done: told(done, len(elements)))
-    base_losses = losses_of(shape)
+    base = float(np.mean(base_losses))
     rows = [
         {
             "id": element.id,
             "kind": element.kind,
             "layer": element.layer,
             "channels": len(element.channels) or None,
-            "loss_change": changes[element.id],
+            "loss_change": without[element.id] - base,
             "fisher": fisher.of(element),
             **_savings(anatomy, shape, element, costs, length),
         }
-        for element in elements
+        for element in all_elements(shape)
     ]
     return {
-        "base_loss": float(np.mean(base_losses)),
+        "base_loss": base,
         "rows": len(base_losses),
         "rank_agreement": _rank_agreement(rows),
         "elements": rows,

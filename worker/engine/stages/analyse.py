@@ -9,10 +9,10 @@ from typing import Any
 from worker.engine.measure.latency_table import Dimensions, LatencyTable
 from worker.engine.measure.table_measure import latency_table
 from worker.engine.run import Run
-from worker.engine.significance.prefix import PrefixReplay
 from worker.engine.significance.report import all_elements, significance_report
 from worker.engine.stages.baseline import dense_files
-from worker.engine.stages.problem import compared_rows, cost_model, fisher, sample
+from worker.engine.stages.problem import compared_rows, cost_model, fisher
+from worker.engine.stages.weighing import Weighing
 from worker.engine.workspace import write_json
 
 WEIGHED_ROWS = 256  # of the selection split at most, for the loss change of every single element
@@ -26,19 +26,16 @@ def analyse(run: Run) -> dict[str, Any]:
     if not table_file.exists():
         write_json(table_file, _latency_table(run).to_json())
 
-    def told(done: int, total: int) -> None:
-        run.progress("analyse", done, total, "weighing elements")
-
     # An element costs half a pass on average: the layers before it are not computed anew.
     passes = len(all_elements(run.anatomy.full_shape())) // 2 + 1
-    rows = sample(run.selection, min(WEIGHED_ROWS, compared_rows(run, passes, WEIGHING_SHARE)), run.spec.seed)
+    weighing = Weighing(run, min(WEIGHED_ROWS, compared_rows(run, passes, WEIGHING_SHARE)))
     report = significance_report(
         run.anatomy,
-        PrefixReplay(run.anatomy, rows, run.task, run.device, precision="fast").losses,
+        weighing.base_losses(),
+        weighing.shared(),
         fisher(run, run.anatomy, run.anatomy.full_shape()),
         cost_model(run),
         length=run.length(),
-        told=told,
     )
     write_json(folder / "significance.json", report)
     return {"elements": len(report["elements"]), "rank_agreement": report["rank_agreement"]}

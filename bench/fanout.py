@@ -1,0 +1,264 @@
+"""`make bench-fanout`: the stage *analyse* of the MiniLM job on one worker, and shared by two, here.
+
+The job is run once as a whole, which gives the time of every stage. Then its files up to the baseline
+are handed to workers of a service (Celery, SQLite, a Redis of its own) again and again: they fetch the
+checkpoint as another machine would, do the stage, and are cancelled. The latency table is in the
+machine's cache by then, as it is for every job but a machine's first. The settings take turns:
+
+    one worker on all cores        what one gets without sharing
+    one worker on one core         as much machine as one of two workers has
+    two workers, one core each     the same machine, shared
+
+Written to bench/results/fanout.json. `--tiny` tries the program with a tiny model and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from sqlalchemy import select
+
+from bench.main import EXAMPLE, ROOT, base_model, data_folder
+from bench.record import machine, record
+from bench.recovery import process_of
+from bench.servers import fresh_database
+from models import lifecycle
+from models.database import Database
+from models.settings import Settings
+from models.spec import JobSpec
+from models.store import open_store
+from models.tables import Event, Job, Shard
+from worker.checkpoints import LOCAL_ONLY, Checkpoints
+from worker.embedded import bundled_redis
+from worker.engine.measure.machine import usable_processors, versions
+from worker.engine.reporting import FINISHED, STARTED, SilentReporter, Stage
+from worker.workfolder import work_folder
+
+RESULTS = ROOT / "bench" / "results" / "fanout.json"
+TASK = "banking77-30"
+LOOK_SECONDS = 0.02
+PATIENCE_SECONDS = 600.0
+SEED = 0
+STAGES_BEFORE = ("prepare", "baseline")
+CLOCK = "clock.json"  # a round does not begin with what another has spent
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How many workers there are, and the threads of each."""
+
+    name: str
+    workers: int
+    threads: int
+
+
+def main() -> None:
+    """Run the job once, then the stage in turns; record the medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tiny", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="axforge-bench-") as name:
+        folder = Path(name)
+        os.environ["AXFORGE_CACHE_DIR"] = str(folder / "cache")
+        spec = tiny_spec(folder) if arguments.tiny else main_spec()
+        stages, weighing = whole_job(spec, folder / "job")
+        taken = in_turns(spec, folder, arguments.rounds)
+    results = {
+        "job": {"spec": spec, "stage_seconds": stages, "weighing_seconds": weighing},
+        "analyse": compared(taken),
+        "machine": machine() | {"engine_versions": versions(), "threads": usable_processors()},
+        "rounds": arguments.rounds,
+        "seed": SEED,
+    }
+    if not arguments.tiny:
+        for key, value in results.items():
+            record(key, value, RESULTS)
+    print(json.dumps({"job": stages, "weighing_seconds": weighing, "analyse": results["analyse"]}, indent=1))
+
+
+def main_spec() -> dict[str, Any]:
+    """The example job, its files by their paths here."""
+    spec: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
+    sources = {"base_model": {"path": str(base_model())}, "dataset": {"path": str(data_folder(TASK))}}
+    return {**spec, **sources, "seed": SEED}
+
+
+def tiny_spec(folder: Path) -> dict[str, Any]:
+    """A job that shows that the program runs, and nothing else."""
+    from tests.engine import runs
+
+    (folder / "sources").mkdir()
+    spec = runs.tiny_spec(runs.tiny_sources(folder / "sources"), recovery="off", seed=SEED)
+    return spec.model_dump(mode="json")
+
+
+class Clock(SilentReporter):
+    """Notes when stages began and ended, and the reports of the weighing."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, float] = {}
+        self.weighed: list[tuple[float, int, int]] = []
+        self._began = 0.0
+
+    def progress(
+        self, stage: Stage, step: int, total: int | None = None, message: str = "", **metrics: float
+    ) -> None:
+        now = time.monotonic()
+        if message == STARTED:
+            self._began = now
+        elif message == FINISHED:
+            self.stages[stage] = round(now - self._began, 3)
+        elif message == "weighing elements" and total is not None:
+            self.weighed.append((now, step, total))
+
+    @property
+    def weighing_seconds(self) -> float:
+        """Of all elements: from the first to the last, and one more for the first."""
+        (began, first, _), (ended, last, total) = self.weighed[0], self.weighed[-1]
+        return round((ended - began) / max(1, last - first) * total, 3)
+
+
+def whole_job(spec: dict[str, Any], folder: Path) -> tuple[dict[str, float], float]:
+    """Seconds of every stage of the job on one worker, and of the weighing within *analyse*."""
+    from worker.engine.pipeline import run
+
+    clock = Clock()
+    run(JobSpec.model_validate(spec), folder, clock)
+    return clock.stages, clock.weighing_seconds
+
+
+def in_turns(spec: dict[str, Any], folder: Path, rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """What each setting took in each round."""
+    cores = usable_processors()
+    settings = [
+        Setting("one worker on all cores", 1, cores),
+        Setting("one worker on one core", 1, 1),
+        Setting(f"two workers, {max(1, cores // 2)} cores each", 2, max(1, cores // 2)),
+    ]
+    taken: dict[str, list[dict[str, Any]]] = {setting.name: [] for setting in settings}
+    for _ in range(rounds):
+        for setting in settings:
+            taken[setting.name].append(one_round(spec, folder, setting))
+    return taken
+
+
+def one_round(spec: dict[str, Any], folder: Path, setting: Setting) -> dict[str, Any]:
+    """The stage once: its seconds, how many shares others did, and what a helper took to begin."""
+    with tempfile.TemporaryDirectory(prefix="round-", dir=folder) as name, ExitStack() as parts:
+        here = Path(name)
+        url = parts.enter_context(fresh_database("sqlite", here))
+        broker = parts.enter_context(bundled_redis(here))
+        assert broker is not None, "the bundled Redis did not start"
+        settings = Settings.model_validate(
+            {"data_dir": here, "database_url": url, "broker_url": broker, "allow_paths": True}
+        )
+        database = Database(url)
+        parts.callback(database.close)
+        budget = {**spec.get("budget", {}), "max_workers": setting.workers}
+        job_id = after_baseline(database, settings, {**spec, "budget": budget}, folder / "job", here)
+        environment = settings.environment() | {"OMP_NUM_THREADS": str(setting.threads)}
+        parts.enter_context(process_of([sys.executable, "-m", "worker.dispatcher"], environment, here))
+        for number in range(setting.workers):
+            # A data folder of its own, as on another machine: it has nothing but the checkpoint.
+            own = environment | {"AXFORGE_DATA_DIR": str(here / f"worker-{number}")}
+            parts.enter_context(worker(own, here))
+        return watched(database, job_id)
+
+
+def after_baseline(
+    database: Database, settings: Settings, spec: dict[str, Any], done: Path, folder: Path
+) -> str:
+    """A queued job whose checkpoint holds the finished stages before the one that is measured."""
+    with database.transaction() as session:
+        job_id = lifecycle.create(session, JobSpec.model_validate(spec)).id
+        assert lifecycle.claim_one(session, job_id, "bench", 600) is not None
+    home = work_folder(folder, job_id)
+    checkpoints = Checkpoints(database, open_store(settings.store), job_id, 1, home)
+    checkpoints.folder.mkdir(parents=True)
+    for entry in done.iterdir():
+        if entry.name in STAGES_BEFORE:
+            shutil.copytree(entry, checkpoints.folder / entry.name)
+        elif entry.is_file() and entry.name not in (*LOCAL_ONLY, CLOCK):
+            shutil.copy(entry, checkpoints.folder)
+    checkpoints.save()
+    with database.transaction() as session:
+        lifecycle.release(session, job_id, 1, message="to be measured")
+    return job_id
+
+
+def watched(database: Database, job_id: str) -> dict[str, Any]:
+    """Wait until the stage is done, and look when a helper came and when it began."""
+    came: float | None = None
+    began: float | None = None
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        with database.session() as session:
+            told = {
+                (one.type, one.data.get("stage")): one.data
+                for one in session.scalars(select(Event).where(Event.job_id == job_id))
+            }
+            helped = session.scalars(select(Shard.begun).where(Shard.holder.is_not(None))).all()
+            error = session.get_one(Job, job_id).error
+        if error is not None:
+            raise SystemExit(f"the job failed: {error}")
+        now = time.monotonic()
+        came = now if came is None and helped else came
+        began = now if began is None and any(helped) else began
+        if ("stage.finished", "analyse") in told:
+            with database.transaction() as session:
+                lifecycle.request_cancel(session, job_id)
+            return {
+                "seconds": told["stage.finished", "analyse"]["seconds"],
+                "shares_by_others": told.get(("analyse.shared", None), {}).get("by_others", 0),
+                "helper_start_seconds": None if came is None or began is None else round(began - came, 2),
+            }
+        time.sleep(LOOK_SECONDS)
+    raise SystemExit(f"the stage was not done within {PATIENCE_SECONDS:g} seconds")
+
+
+def compared(taken: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Medians of the settings, and how much faster two workers were than one, by these."""
+    medians = {
+        name: round(statistics.median(each["seconds"] for each in rounds), 3)
+        for name, rounds in taken.items()
+    }
+    all_cores, one_core, shared = medians.values()
+    return {
+        "median_seconds": medians,
+        "speedup_of_two_workers": {
+            "over one on all cores": round(all_cores / shared, 3),
+            "over one on one core": round(one_core / shared, 3),
+        },
+        "rounds": taken,
+    }
+
+
+@contextmanager
+def worker(environment: dict[str, str], folder: Path) -> Iterator[None]:
+    """A Celery worker for one job at a time."""
+    command = [
+        *(sys.executable, "-m", "celery", "--app", "worker.celery_app", "worker"),
+        *("--pool", "prefork", "--concurrency", "1", "--hostname", f"{secrets.token_hex(4)}@%h"),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"),
+    ]
+    with process_of(command, environment, folder):
+        yield
+
+
+if __name__ == "__main__":
+    main()
