@@ -13,7 +13,7 @@ from models.candidate import CandidateRow
 from models.checkpoint import Checkpoint
 from models.event import Event
 from models.lifecycle import touch
-from models.redaction import redact
+from models.redaction import redact, redact_document
 from models.spec import Candidate
 
 
@@ -23,7 +23,7 @@ def write_progress(session: Session, job_id: str, attempt: int, progress: dict[s
     Returns:
         Whether the user asked the run to stop.
     """
-    return touch(session, job_id, attempt, progress=progress)
+    return touch(session, job_id, attempt, progress=redact_document(progress))
 
 
 def add_event(
@@ -45,7 +45,7 @@ def add_event(
             type=type,
             level=level,
             message=redact(message),
-            data=data or {},
+            data=redact_document(data or {}),
         )
     )
 

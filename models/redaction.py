@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from functools import cache
+from typing import Any
 
 from models.api_key import SECRET
 
@@ -33,6 +34,17 @@ def redact(text: str) -> str:
     for value in _own_secrets():
         text = text.replace(value, HIDDEN)
     return text
+
+
+def redact_document(value: Any) -> Any:
+    """A JSON value with every text in it redacted, those of keys included."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {redact(name): redact_document(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact_document(each) for each in value]
+    return value
 
 
 @cache

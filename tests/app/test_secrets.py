@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from app.keys.schemas import CreatedApiKey
 from models.database import Database
-from models.redaction import redact
+from models.redaction import redact, redact_document
 from models.store import Store
 from tests.app.conftest import bearer
 
@@ -148,3 +148,8 @@ def test_what_is_no_secret_stays(text: str) -> None:
 
 def _environment() -> dict[str, str]:
     return os.environ | BROKEN
+
+
+def test_documents_are_redacted_wherever_a_text_stands() -> None:
+    document = {"a": ["Bearer abcdefgh", 1, None], "b": {"s3://user:password@host/x": True}}
+    assert redact_document(document) == {"a": ["Bearer ***", 1, None], "b": {"s3://user:***@host/x": True}}
