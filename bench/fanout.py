@@ -176,7 +176,13 @@ def one_round(spec: dict[str, Any], folder: Path, setting: Setting) -> dict[str,
         broker = parts.enter_context(bundled_redis(here))
         assert broker is not None, "the bundled Redis did not start"
         settings = Settings.model_validate(
-            {"data_dir": here, "database_url": url, "broker_url": broker, "allow_paths": True}
+            {
+                "data_dir": here,
+                "database_url": url,
+                "broker_url": broker,
+                "store_url": (here / "objects").as_uri(),
+                "allow_paths": True,
+            }
         )
         database = Database(url)
         parts.callback(database.close)
@@ -231,6 +237,8 @@ def watched(database: Database, job_id: str) -> dict[str, Any]:
         came = now if came is None and helped else came
         began = now if began is None and any(helped) else began
         if ("stage.finished", "analyse") in told:
+            if ("stage.finished", "baseline") in told:
+                raise SystemExit("the worker did not go on from the checkpoint")
             with database.transaction() as session:
                 lifecycle.request_cancel(session, job_id)
             return {
