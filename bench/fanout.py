@@ -2,12 +2,13 @@
 
 The job is run once as a whole, which gives the time of every stage. Then its files up to the baseline
 are handed to workers of a service (Celery, SQLite, a Redis of its own) again and again: they fetch the
-checkpoint as another machine would, do the stage, and are cancelled. The latency table is in the
-machine's cache by then, as it is for every job but a machine's first. The settings take turns:
+checkpoint as another machine would, do the stage, and are cancelled. So loading what the baseline left is
+part of what is measured; the latency table is not, it is in the machine's cache by then, as for every
+job but a machine's first. The settings take turns:
 
-    one worker on all cores        what one gets without sharing
-    one worker on one core         as much machine as one of two workers has
-    two workers, one core each     the same machine, shared
+    one worker on all cores                 what one gets without sharing
+    one worker on one core                  as much machine as one of two workers has, on two cores
+    two workers, half of the cores each     the same machine, shared
 
 Written to bench/results/fanout.json. `--tiny` tries the program with a tiny model and writes nothing.
 """
@@ -53,6 +54,7 @@ TASK = "banking77-30"
 LOOK_SECONDS = 0.02
 PATIENCE_SECONDS = 600.0
 SEED = 0
+SOURCES = ("base_model", "dataset")
 STAGES_BEFORE = ("prepare", "baseline")
 CLOCK = "clock.json"  # a round does not begin with what another has spent
 
@@ -78,9 +80,11 @@ def main() -> None:
         spec = tiny_spec(folder) if arguments.tiny else main_spec()
         stages, weighing = whole_job(spec, folder / "job")
         taken = in_turns(spec, folder, arguments.rounds)
+    asked = {name: value for name, value in spec.items() if name not in SOURCES}  # paths of this machine
     results = {
-        "job": {"spec": spec, "stage_seconds": stages, "weighing_seconds": weighing},
+        "job": {"data": TASK, "spec": asked, "stage_seconds": stages, "weighing_seconds": weighing},
         "analyse": compared(taken),
+        "at_best": at_best(sum(stages.values()), weighing, helper_start(taken)),
         "machine": machine() | {"engine_versions": versions(), "threads": usable_processors()},
         "rounds": arguments.rounds,
         "seed": SEED,
@@ -88,7 +92,7 @@ def main() -> None:
     if not arguments.tiny:
         for key, value in results.items():
             record(key, value, RESULTS)
-    print(json.dumps({"job": stages, "weighing_seconds": weighing, "analyse": results["analyse"]}, indent=1))
+    print(json.dumps({name: results[name] for name in ("job", "analyse", "at_best")}, indent=1))
 
 
 def main_spec() -> dict[str, Any]:
@@ -99,12 +103,19 @@ def main_spec() -> dict[str, Any]:
 
 
 def tiny_spec(folder: Path) -> dict[str, Any]:
-    """A job that shows that the program runs, and nothing else."""
+    """A job that shows that the program runs, with just enough elements for a helper to come in time."""
     from tests.engine import runs
+    from tests.tiny_models import save_tiny_model
 
     (folder / "sources").mkdir()
-    spec = runs.tiny_spec(runs.tiny_sources(folder / "sources"), recovery="off", seed=SEED)
-    return spec.model_dump(mode="json")
+    sources = runs.tiny_sources(folder / "sources")
+    lines = (folder / "sources" / "data" / "train.jsonl").read_text().splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    shutil.rmtree(sources["base_model"]["path"])
+    save_tiny_model(
+        folder / "sources" / "model", texts, layers=12, hidden=128, heads=8, channels=512, seed=SEED
+    )
+    return runs.tiny_spec(sources, recovery="off", seed=SEED).model_dump(mode="json")
 
 
 class Clock(SilentReporter):
@@ -148,7 +159,7 @@ def in_turns(spec: dict[str, Any], folder: Path, rounds: int) -> dict[str, list[
     settings = [
         Setting("one worker on all cores", 1, cores),
         Setting("one worker on one core", 1, 1),
-        Setting(f"two workers, {max(1, cores // 2)} cores each", 2, max(1, cores // 2)),
+        Setting("two workers, half of the cores each", 2, max(1, cores // 2)),
     ]
     taken: dict[str, list[dict[str, Any]]] = {setting.name: [] for setting in settings}
     for _ in range(rounds):
@@ -165,7 +176,13 @@ def one_round(spec: dict[str, Any], folder: Path, setting: Setting) -> dict[str,
         broker = parts.enter_context(bundled_redis(here))
         assert broker is not None, "the bundled Redis did not start"
         settings = Settings.model_validate(
-            {"data_dir": here, "database_url": url, "broker_url": broker, "allow_paths": True}
+            {
+                "data_dir": here,
+                "database_url": url,
+                "broker_url": broker,
+                "store_url": (here / "objects").as_uri(),
+                "allow_paths": True,
+            }
         )
         database = Database(url)
         parts.callback(database.close)
@@ -220,6 +237,8 @@ def watched(database: Database, job_id: str) -> dict[str, Any]:
         came = now if came is None and helped else came
         began = now if began is None and any(helped) else began
         if ("stage.finished", "analyse") in told:
+            if ("stage.finished", "baseline") in told:
+                raise SystemExit("the worker did not go on from the checkpoint")
             with database.transaction() as session:
                 lifecycle.request_cancel(session, job_id)
             return {
@@ -245,6 +264,31 @@ def compared(taken: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             "over one on one core": round(one_core / shared, 3),
         },
         "rounds": taken,
+    }
+
+
+def helper_start(taken: dict[str, list[dict[str, Any]]]) -> float | None:
+    """Seconds from a helper's claim until it began to compute: the median of the rounds that had one."""
+    starts = [each["helper_start_seconds"] for rounds in taken.values() for each in rounds]
+    known = [start for start in starts if start is not None]
+    return round(statistics.median(known), 2) if known else None
+
+
+def at_best(job: float, weighing: float, start: float | None) -> dict[str, Any] | None:
+    """What the whole job would take with several machines like this one (docs/performance.md).
+
+    Worked out from `job` and `weighing` seconds on one of them and the seconds that a helper takes to
+    `start`, with shares that end together: a bound and no measurement.
+    """
+    if start is None:
+        return None
+    rest = job - weighing
+    shared = {n: (weighing + (n - 1) * min(start, weighing)) / n for n in (2, 8)}
+    return {
+        "helper_start_seconds": start,
+        "speedup_of_weighing": {str(n): round(weighing / seconds, 3) for n, seconds in shared.items()},
+        "speedup_of_job": {str(n): round(job / (rest + seconds), 3) for n, seconds in shared.items()},
+        "speedup_of_job_with_any_number": round(job / rest, 3),
     }
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Enum, ForeignKey, String
+from sqlalchemy import Enum, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, utc_now
@@ -16,6 +16,9 @@ class ShardStatus(StrEnum):
     WAITING = "waiting"
     RUNNING = "running"
     DONE = "done"
+
+
+_OPEN = text("status <> 'done'")
 
 
 class Shard(Base):
@@ -28,6 +31,7 @@ class Shard(Base):
     """
 
     __tablename__ = "shard"
+    __table_args__ = (Index("ix_shard_open", "job_id", postgresql_where=_OPEN, sqlite_where=_OPEN),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
     stage: Mapped[str] = mapped_column(String(16), primary_key=True)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, delete, exists, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from models import queue, quotas
@@ -227,19 +227,21 @@ def claimable(
 
 def _wanting(session: Session, devices: Collection[str]) -> list[str]:
     """Running jobs with a share that a helper may take, in the order that jobs are taken."""
+    # Two statements: the shares are few, and no planner shall begin with the jobs, which may be many.
+    done = literal(ShardStatus.DONE, Shard.status.type, literal_execute=True)  # for the partial index
+    offered = select(Shard.job_id).where(Shard.status != done, _free(session), Shard.helpers > 0).distinct()
+    ids = session.scalars(offered.limit(MOST_JOBS)).all()
+    if not ids:
+        return []
     wanting = (
         select(Job.id)
-        .join(Shard, Shard.job_id == Job.id)
         .where(
-            _free(session),
-            queue.status_is(JobStatus.RUNNING),
+            Job.id.in_(ids),
+            Job.status == JobStatus.RUNNING,
             Job.cancel_requested.is_(False),
-            Shard.helpers > 0,
             Job.device.in_(devices),
         )
-        .group_by(Job.id, Job.priority, Job.created_at)
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
-        .limit(MOST_JOBS)
     )
     return [job_id for job_id in session.scalars(wanting) if _free_seats(session, job_id) > 0]
 

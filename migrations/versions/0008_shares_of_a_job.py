@@ -12,6 +12,8 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
+OPEN = sa.text("status <> 'done'")
+
 
 def upgrade() -> None:
     op.create_table(
@@ -45,6 +47,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_shard_job_id_job"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "stage", "number", name=op.f("pk_shard")),
     )
+    op.create_index("ix_shard_open", "shard", ["job_id"], postgresql_where=OPEN, sqlite_where=OPEN)
 
 
 def downgrade() -> None:
