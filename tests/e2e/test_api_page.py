@@ -20,7 +20,8 @@ def test_commands_of_the_api_page_run(inputs: Path, tmp_path: Path) -> None:
     # A server of its own: at its end the page shuts the door.
     with embedded_server(tmp_path / "server") as server_url:
         done = _run_page(server_url, inputs, tmp_path)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
+    log = (tmp_path / "server" / "server.log").read_text(errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr + log[-6000:]
     assert (tmp_path / "certificate.json").is_file()
     assert "/focus" in done.stdout
     assert "\nmissing_scope\nunauthenticated\n" in done.stdout

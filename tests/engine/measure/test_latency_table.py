@@ -41,6 +41,12 @@ def test_a_prediction_is_the_fixed_part_and_every_block_of_a_layer_that_is_prese
     assert TABLE.block_ms("ffn", 0) == 0.1
 
 
+def test_no_model_is_predicted_to_take_no_time() -> None:
+    nothing = BlockCosts((0, 12), (0.0, 0.0), (0, 1536), (0.0, 0.0))
+    table = LatencyTable(nothing, nothing, 0.0, dense_ms=6.0, p50_over_mean=1.0, p95_over_mean=1.0)
+    assert table.predict(Shape((layer(0, 0),))) == pytest.approx(0.06)
+
+
 def test_a_table_survives_json() -> None:
     assert LatencyTable.from_json(json.loads(json.dumps(TABLE.to_json()))) == TABLE
 
