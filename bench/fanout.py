@@ -45,7 +45,7 @@ from models.store import open_store
 from models.tables import Event, Job, Shard
 from worker.checkpoints import LOCAL_ONLY, Checkpoints
 from worker.embedded import bundled_redis
-from worker.engine.measure.machine import usable_processors, versions
+from worker.engine.measure.machine import usable_processors
 from worker.engine.reporting import FINISHED, STARTED, SilentReporter, Stage
 from worker.workfolder import work_folder
 
@@ -85,7 +85,7 @@ def main() -> None:
         "job": {"data": TASK, "spec": asked, "stage_seconds": stages, "weighing_seconds": weighing},
         "analyse": compared(taken),
         "at_best": at_best(sum(stages.values()), weighing, helper_start(taken)),
-        "machine": machine() | {"engine_versions": versions(), "threads": usable_processors()},
+        "machine": machine() | {"threads": usable_processors()},
         "rounds": arguments.rounds,
         "seed": SEED,
     }

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from worker.engine.measure.machine import describe
 
 SERVICE = Path(__file__).parent / "results" / "service.json"
 DISTRIBUTIONS = ("axforge-server", "fastapi", "starlette", "uvicorn", "pydantic", "sqlalchemy", "psycopg")
@@ -28,20 +28,10 @@ def record(key: str, value: Any, path: Path = SERVICE) -> None:
 
 def machine() -> dict[str, Any]:
     """Where and with what a measurement was taken."""
+    host = describe()
     return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in DISTRIBUTIONS},
-        },
+        "processor": host.processor,
+        "cores": host.cores,
+        "memory_gib": round(host.memory_bytes / 2**30, 1),
+        "versions": host.versions | {name: metadata.version(name) for name in DISTRIBUTIONS},
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.machine()

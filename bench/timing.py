@@ -23,7 +23,7 @@ from models.spec import Quantize, Recipe
 from worker.engine.export.onnx import GRAPH_FILE, save_onnx_folder
 from worker.engine.measure.inputs import BenchInputs
 from worker.engine.measure.latency import TURN_SECONDS
-from worker.engine.measure.machine import usable_processors, versions
+from worker.engine.measure.machine import usable_processors
 from worker.engine.measure.probing import ModelFile, probe
 from worker.engine.prepare import load_model, load_tokenizer
 
@@ -41,8 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="axforge-bench-") as folder:
         taken = series(Path(folder), seconds)
     windows = {str(window): spread_of_statistics(taken, window) for window in WINDOWS}
-    host = machine() | {"engine_versions": versions(), "threads": usable_processors()}
-    record("machine", host, RESULTS)
+    record("machine", machine() | {"threads": usable_processors()}, RESULTS)
     record("series", {"seconds": seconds, "rounds": len(taken), "seed": SEED}, RESULTS)
     record("speedup_of_int8_by_window_seconds", windows, RESULTS)
     for window, statistics in windows.items():

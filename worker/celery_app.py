@@ -62,7 +62,7 @@ def hint_queue(device: str) -> str:
     return f"axforge-{device}"
 
 
-def send_hint(broker: str | None, device: str = "cpu") -> bool:
+def send_hint(broker: str | None, device: str) -> bool:
     """Tell the device's workers that a job is queued. Never raises: the dispatcher makes up for what is lost.
 
     Returns:
@@ -78,12 +78,15 @@ def send_hint(broker: str | None, device: str = "cpu") -> bool:
     return True
 
 
-def waiting_hints(broker: str, device: str = "cpu") -> int:
-    """How many messages lie in the device's queue. Raises what the broker's client raises."""
+def waiting_hints(broker: str, *devices: str) -> int:
+    """How many messages lie in the queues of `devices`, of all if none is named.
+
+    Raises what the broker's client raises.
+    """
     with make_celery(broker).connection_for_write() as connection:
         # Not `passive`: kombu looks for Redis keys without their prefix then, and finds none.
-        declared = connection.default_channel.queue_declare(queue=hint_queue(device))
-        return int(declared.message_count)
+        declare = connection.default_channel.queue_declare
+        return sum(int(declare(queue=hint_queue(each)).message_count) for each in devices or DEVICES)
 
 
 def _transport(broker: str | None) -> str:
@@ -134,8 +137,5 @@ def _keep_logs_as_they_are(**_: Any) -> None:
     """Celery leaves logging alone where somebody listens to this signal."""
 
 
-def _workers_app(settings: Settings) -> Celery:
-    return make_celery(settings.broker, devices_served(settings.worker_devices))
-
-
-app = _workers_app(Settings())
+_settings = Settings()
+app = make_celery(_settings.broker, devices_served(_settings.worker_devices))

@@ -41,6 +41,7 @@ class QueueCrew:
         attempt: int,
         *,
         workers: int,
+        device: str,
         check: Callable[[], None],
     ) -> None:
         self._database = database
@@ -48,6 +49,7 @@ class QueueCrew:
         self._job_id = job_id
         self._attempt = attempt
         self._workers = workers
+        self._device = device
         self._check = check
 
     def share(
@@ -88,7 +90,7 @@ class QueueCrew:
             return False
         broker = self._settings.broker
         # Until one is not taken: the dispatcher sends what is missing.
-        all(send_hint(broker) for _ in range(min(helpers, len(shares))))
+        all(send_hint(broker, self._device) for _ in range(min(helpers, len(shares))))
         return True
 
     def _look(self, stage: Stage, missing: list[int]) -> tuple[dict[int, Result], int | None]:

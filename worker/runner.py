@@ -138,6 +138,7 @@ class _Attempt:
                 self._job_id,
                 self._attempt,
                 workers=spec.budget.max_workers,
+                device=spec.target.device,
                 check=traced.check,
             )
             result = engine(inputs.resolve(spec), checkpoints.folder, traced, crew)

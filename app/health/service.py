@@ -16,7 +16,6 @@ from app.health import repository
 from app.health.schemas import Part, Readiness
 from app.problems import NotReady
 from migrations import is_behind
-from models.spec import DEVICES
 from models.store import StoreError
 from worker.celery_app import waiting_hints
 
@@ -97,8 +96,7 @@ def _store(context: Context) -> str:
 def _broker(context: Context) -> str:
     if context.settings.broker is None:
         raise Down("No broker is set; jobs are stored only.")
-    hints = sum(waiting_hints(context.settings.broker, device) for device in DEVICES)
-    return f"answers; {hints} hints wait"
+    return f"answers; {waiting_hints(context.settings.broker)} hints wait"
 
 
 PROBES = (

@@ -14,7 +14,7 @@ from worker.celery_app import send_hint, waiting_hints
 def test_lost_messages_are_made_up_for(service: Service, store: Store) -> None:
     jobs = [service.create() for _ in range(3)]
     for _ in jobs:
-        assert send_hint(service.redis.url)
+        assert send_hint(service.redis.url, "cpu")
     service.redis.client.flushall()  # all three are lost
     service.worker()
     service.keepers()
@@ -28,15 +28,15 @@ def test_lost_messages_are_made_up_for(service: Service, store: Store) -> None:
 def test_doubled_and_late_messages_do_nothing_twice(service: Service, store: Store) -> None:
     jobs = [service.create() for _ in range(3)]
     for _ in range(12):
-        assert send_hint(service.redis.url)
+        assert send_hint(service.redis.url, "cpu")
     service.worker("one")
     service.worker("two")
     service.wait_until_done(*jobs)
     for _ in range(3):
-        assert send_hint(service.redis.url)  # after all is done
+        assert send_hint(service.redis.url, "cpu")  # after all is done
     wait_until(lambda: waiting_hints(service.redis.url) == 0, 60)
     later = service.create()
-    assert send_hint(service.redis.url)
+    assert send_hint(service.redis.url, "cpu")
     service.wait_until_done(later)
     for job_id in (*jobs, later):
         assert_delivered_once(service.database, store, job_id)

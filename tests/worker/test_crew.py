@@ -49,9 +49,10 @@ def crew_of(
     *,
     attempt: int = 1,
     workers: int = 2,
+    device: str = "cpu",
     check: Callable[[], None] = lambda: None,
 ) -> QueueCrew:
-    return QueueCrew(database, settings, job_id, attempt, workers=workers, check=check)
+    return QueueCrew(database, settings, job_id, attempt, workers=workers, device=device, check=check)
 
 
 def shared(crew: QueueCrew, does: Callable[[Share], Outcome] = work) -> tuple[Outcomes, list[int]]:
@@ -264,6 +265,13 @@ def test_free_workers_are_told(database: Database, settings: Settings) -> None:
     shared(crew_of(database, settings, job_id, workers=3), does)
     assert waiting == [2] * len(SHARES)
     assert set(missing) == {0}
+
+
+def test_the_workers_of_the_jobs_device_are_told(database: Database, settings: Settings) -> None:
+    broker = folder_broker(settings.data_dir)
+    settings = settings.model_copy(update={"broker_url": type(settings.database_url)(broker)})
+    shared(crew_of(database, settings, running(database), workers=3, device="cuda"))
+    assert (waiting_hints(broker, "cpu"), waiting_hints(broker, "cuda")) == (0, 2)
 
 
 def test_the_dispatcher_makes_up_for_lost_hints(database: Database, settings: Settings) -> None:

@@ -48,20 +48,20 @@ def sqlite(tmp_path: Path) -> Iterator[Database]:
 
 def test_a_hint_waits_in_the_queue(broker: str) -> None:
     assert waiting_hints(broker) == 0
-    assert send_hint(broker)
-    assert send_hint(broker)
+    assert send_hint(broker, "cpu")
+    assert send_hint(broker, "cpu")
     assert waiting_hints(broker) == 2
 
 
 @pytest.mark.parametrize("broker", [None, NOBODY])
 def test_a_hint_that_cannot_be_sent_raises_nothing(broker: str | None) -> None:
-    assert not send_hint(broker)
+    assert not send_hint(broker, "cpu")
 
 
 def test_lost_hints_are_sent_again(broker: str, sqlite: Database) -> None:
     for _ in range(3):
         create(sqlite)
-    assert send_hint(broker)  # two of the three were lost
+    assert send_hint(broker, "cpu")  # two of the three were lost
     assert dispatcher.top_up(sqlite, broker) == 2
     assert dispatcher.top_up(sqlite, broker) == 0
     assert waiting_hints(broker) == 3
@@ -105,7 +105,7 @@ def test_the_bundled_redis_keeps_its_queue_and_listens_to_nobody_else(tmp_path: 
             assert client.config_get("port") == {"port": "0"}
             client.close()
             assert waiting_hints(url) == expected
-            send_hint(url)
+            send_hint(url, "cpu")
         assert not Path(path).exists()
 
 

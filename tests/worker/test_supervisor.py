@@ -266,7 +266,7 @@ def test_the_celery_worker_gives_back_its_job_on_sigterm(database: Database, set
     options = ["--concurrency", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
     process = subprocess.Popen(command + options, env=os.environ | settings.environment())
     try:
-        assert send_hint(queue)
+        assert send_hint(queue, "cpu")
         wait_until(lambda: is_at_work(database, job_id), 60)
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)

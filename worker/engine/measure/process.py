@@ -28,7 +28,15 @@ def waited_ns(threads: Path = Path("/proc/self/task")) -> int:
     0 where the kernel keeps no such books (CONFIG_SCHED_INFO). What a thread waited that has ended since is
     no longer in it.
     """
-    return sum(_waited_or_gone(book) for book in threads.glob("*/schedstat"))
+    books = map(_read_or_gone, threads.glob("*/schedstat"))
+    return sum(int(book.split()[1]) for book in books if book is not None)
+
+
+def others_busy(threads: Path = Path("/proc/self/task")) -> bool:
+    """Whether a thread of this process, other than the one that asks, computes or waits for a processor."""
+    here = str(threading.get_native_id())
+    books = (_read_or_gone(thread / "stat") for thread in threads.iterdir() if thread.name != here)
+    return any(_stat_fields(book)[0] == "R" for book in books if book is not None)
 
 
 def _descendants(root: int) -> list[int]:
@@ -51,33 +59,21 @@ def _processes() -> list[int]:
 
 
 def _parent(pid: int) -> int | None:
+    book = _read_or_gone(Path(f"/proc/{pid}/stat"))
+    return None if book is None else int(_stat_fields(book)[1])
+
+
+def _stat_fields(book: str) -> list[str]:
+    """State, parent, and what follows: the fields behind the name, which may hold anything."""
+    return book.rpartition(")")[2].split()
+
+
+def _read_or_gone(book: Path) -> str | None:
+    """None where the process or thread ended between the listing and here."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return book.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
-        return None  # it ended between the listing and here
-    return int(stat.rpartition(")")[2].split()[1])
-
-
-def others_busy(threads: Path = Path("/proc/self/task")) -> bool:
-    """Whether a thread of this process, other than the one that asks, computes or waits for a processor."""
-    here = threading.get_native_id()
-    return any(
-        _state_or_gone(thread / "stat") == "R" for thread in threads.iterdir() if thread.name != str(here)
-    )
-
-
-def _state_or_gone(stat: Path) -> str:
-    try:
-        return stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "X"
-
-
-def _waited_or_gone(book: Path) -> int:
-    try:
-        return int(book.read_text(encoding="ascii").split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0  # the thread ended between the listing and here
+        return None
 
 
 def _rss_or_gone(pid: int) -> int:

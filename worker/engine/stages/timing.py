@@ -8,6 +8,7 @@ candidate takes is carried over to the least disturbed state that the run has se
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from worker.engine.measure.latency import Comparison, compare
 from worker.engine.measure.probing import ModelFile
@@ -37,18 +38,17 @@ class TimedFile:
 
 def reference_times(run: Run) -> ReferenceTimes:
     """As noted so far; there are some from the baseline on."""
-    stored = read_json(run.workspace.root / "times.json")
-    assert stored is not None
-    return ReferenceTimes(**stored)
+    noted = _noted(run)
+    assert noted is not None
+    return noted
 
 
 def note_times(run: Run, comparison: Comparison, *, dense: str, whole: str) -> ReferenceTimes:
     """Keep the faster of what is known and what the comparison's models of these names took."""
     taken = ReferenceTimes(comparison[dense].fastest, comparison[whole].fastest)
-    stored = read_json(run.workspace.root / "times.json")
-    if stored is not None:
-        taken = ReferenceTimes(min(taken.dense, stored["dense"]), min(taken.whole, stored["whole"]))
-    write_json(run.workspace.root / "times.json", vars(taken))
+    if (noted := _noted(run)) is not None:
+        taken = ReferenceTimes(min(taken.dense, noted.dense), min(taken.whole, noted.whole))
+    write_json(_file(run), vars(taken))
     return taken
 
 
@@ -67,3 +67,12 @@ def timed(run: Run, file: ModelFile, dense: ModelFile, whole: ModelFile) -> Time
     candidate = comparison["candidate"]
     ms = candidate.fastest * best.whole / comparison[reference].fastest
     return TimedFile(ms, best.dense / ms, candidate.p50, candidate.p95, candidate.throughput)
+
+
+def _noted(run: Run) -> ReferenceTimes | None:
+    stored = read_json(_file(run))
+    return None if stored is None else ReferenceTimes(**stored)
+
+
+def _file(run: Run) -> Path:
+    return run.workspace.root / "times.json"
