@@ -1,15 +1,16 @@
-"""`make bench-fanout`: the stage *analyse* of the MiniLM job on one worker, and shared by two, here.
+"""`make bench-fanout`: the stages *analyse* and *search* of the MiniLM job, on one worker and on two.
 
-The job is run once as a whole, which gives the time of every stage. Then its files up to the baseline
+The job is first run up to the end of its search by the engine alone. Then its files up to the baseline
 are handed to workers of a service (Celery, SQLite, a Redis of its own) again and again: they fetch the
-checkpoint as another machine would, do the stage, and are cancelled. So loading what the baseline left is
-part of what is measured; the latency table is not, it is in the machine's cache by then, as for every
-job but a machine's first. The settings take turns:
+checkpoint as another machine would, do the two stages, and are cancelled. So loading what the baseline
+left is part of what is measured; the latency table is not, it is in the machine's cache by then, as for
+every job but a machine's first. The settings take turns:
 
     one worker on all cores                 what one gets without sharing
     one worker on one core                  as much machine as one of two workers has, on two cores
     two workers, half of the cores each     the same machine, shared
 
+A trial that its time cuts short does less where there is less machine, in no more seconds.
 Written to bench/results/fanout.json. `--tiny` tries the program with a tiny model and writes nothing.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import secrets
 import shutil
@@ -25,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +42,12 @@ from bench.servers import fresh_database
 from models import lifecycle
 from models.database import Database
 from models.settings import Settings
-from models.spec import JobSpec
+from models.spec import Candidate, JobSpec
 from models.store import open_store
 from models.tables import Event, Job, Shard
 from worker.checkpoints import LOCAL_ONLY, Checkpoints
 from worker.embedded import bundled_redis
+from worker.engine.errors import Stopped
 from worker.engine.measure.machine import usable_processors
 from worker.engine.reporting import FINISHED, STARTED, SilentReporter, Stage
 from worker.workfolder import work_folder
@@ -54,8 +57,11 @@ TASK = "banking77-30"
 LOOK_SECONDS = 0.02
 PATIENCE_SECONDS = 600.0
 SEED = 0
+WORKERS = (2, 8)  # for which the bound is worked out
+WEIGHING, TRYING = "weighing elements", "trying arms"  # what the engine calls its shared work
 SOURCES = ("base_model", "dataset")
 STAGES_BEFORE = ("prepare", "baseline")
+STAGES = ("analyse", "search")  # that are shared
 CLOCK = "clock.json"  # a round does not begin with what another has spent
 
 
@@ -69,22 +75,29 @@ class Setting:
 
 
 def main() -> None:
-    """Run the job once, then the stage in turns; record the medians."""
+    """Run the job's first stages once, then the shared ones in turns; record the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="axforge-bench-") as name:
         folder = Path(name)
         os.environ["AXFORGE_CACHE_DIR"] = str(folder / "cache")
         spec = tiny_spec(folder) if arguments.tiny else main_spec()
-        stages, weighing = whole_job(spec, folder / "job")
+        clock = first_stages(spec, folder / "job")
         taken = in_turns(spec, folder, arguments.rounds)
     asked = {name: value for name, value in spec.items() if name not in SOURCES}  # paths of this machine
+    alone = {
+        "stage_seconds": clock.stages,
+        "weighing_seconds": clock.weighing_seconds,
+        "trials": clock.trials,
+        "trials_seconds": clock.trials_seconds,
+    }
     results = {
-        "job": {"data": TASK, "spec": asked, "stage_seconds": stages, "weighing_seconds": weighing},
-        "analyse": compared(taken),
-        "at_best": at_best(sum(stages.values()), weighing, helper_start(taken)),
+        "job": {"data": TASK, "spec": asked, **alone},
+        "stages": {stage: compared(taken, stage) for stage in STAGES},
+        "rounds_taken": taken,
+        "at_best": at_best(clock, helper_start(taken)),
         "machine": machine() | {"threads": usable_processors()},
         "rounds": arguments.rounds,
         "seed": SEED,
@@ -92,7 +105,7 @@ def main() -> None:
     if not arguments.tiny:
         for key, value in results.items():
             record(key, value, RESULTS)
-    print(json.dumps({name: results[name] for name in ("job", "analyse", "at_best")}, indent=1))
+    print(json.dumps({name: results[name] for name in ("job", "stages", "at_best")}, indent=1))
 
 
 def main_spec() -> dict[str, Any]:
@@ -115,15 +128,18 @@ def tiny_spec(folder: Path) -> dict[str, Any]:
     save_tiny_model(
         folder / "sources" / "model", texts, layers=12, hidden=128, heads=8, channels=512, seed=SEED
     )
-    return runs.tiny_spec(sources, recovery="off", seed=SEED).model_dump(mode="json")
+    constraints = {"size": {"min_reduction": 6.0}}
+    return runs.tiny_spec(sources, constraints=constraints, seed=SEED).model_dump(mode="json")
 
 
 class Clock(SilentReporter):
-    """Notes when stages began and ended, and the reports of the weighing."""
+    """Notes when stages began and ended, and what the shared ones report; stops the run after them."""
 
     def __init__(self) -> None:
         self.stages: dict[str, float] = {}
-        self.weighed: list[tuple[float, int, int]] = []
+        self.trials = 0
+        self._weighed: list[tuple[float, int, int]] = []
+        self._tried: list[float] = []
         self._began = 0.0
 
     def progress(
@@ -134,23 +150,40 @@ class Clock(SilentReporter):
             self._began = now
         elif message == FINISHED:
             self.stages[stage] = round(now - self._began, 3)
-        elif message == "weighing elements" and total is not None:
-            self.weighed.append((now, step, total))
+        elif message == WEIGHING and total is not None:
+            self._weighed.append((now, step, total))
+        elif message == TRYING and total is not None:
+            self.trials = total
+            self._tried.append(now)
+
+    def candidate(self, candidate: Candidate) -> None:
+        if self._tried:
+            self._tried.append(time.monotonic())
+
+    def check(self) -> None:
+        if set(STAGES) <= self.stages.keys():
+            raise Stopped
 
     @property
     def weighing_seconds(self) -> float:
         """Of all elements: from the first to the last, and one more for the first."""
-        (began, first, _), (ended, last, total) = self.weighed[0], self.weighed[-1]
+        (began, first, _), (ended, last, total) = self._weighed[0], self._weighed[-1]
         return round((ended - began) / max(1, last - first) * total, 3)
 
+    @property
+    def trials_seconds(self) -> float:
+        """Of all trials, one after the other."""
+        return round(self._tried[-1] - self._tried[0], 3) if self._tried else 0.0
 
-def whole_job(spec: dict[str, Any], folder: Path) -> tuple[dict[str, float], float]:
-    """Seconds of every stage of the job on one worker, and of the weighing within *analyse*."""
+
+def first_stages(spec: dict[str, Any], folder: Path) -> Clock:
+    """What the job's stages up to the search take on one worker."""
     from worker.engine.pipeline import run
 
     clock = Clock()
-    run(JobSpec.model_validate(spec), folder, clock)
-    return clock.stages, clock.weighing_seconds
+    with suppress(Stopped):
+        run(JobSpec.model_validate(spec), folder, clock)
+    return clock
 
 
 def in_turns(spec: dict[str, Any], folder: Path, rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -169,7 +202,7 @@ def in_turns(spec: dict[str, Any], folder: Path, rounds: int) -> dict[str, list[
 
 
 def one_round(spec: dict[str, Any], folder: Path, setting: Setting) -> dict[str, Any]:
-    """The stage once: its seconds, how many shares others did, and what a helper took to begin."""
+    """The stages once: their seconds, how many shares others did, and what a helper took to begin."""
     with tempfile.TemporaryDirectory(prefix="round-", dir=folder) as name, ExitStack() as parts:
         here = Path(name)
         url = parts.enter_context(fresh_database("sqlite", here))
@@ -219,7 +252,7 @@ def after_baseline(
 
 
 def watched(database: Database, job_id: str) -> dict[str, Any]:
-    """Wait until the stage is done, and look when a helper came and when it began."""
+    """Wait until the stages are done, and look when a helper came and when it began."""
     came: float | None = None
     began: float | None = None
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -236,24 +269,25 @@ def watched(database: Database, job_id: str) -> dict[str, Any]:
         now = time.monotonic()
         came = now if came is None and helped else came
         began = now if began is None and any(helped) else began
-        if ("stage.finished", "analyse") in told:
+        if all(("stage.finished", stage) in told for stage in STAGES):
             if ("stage.finished", "baseline") in told:
                 raise SystemExit("the worker did not go on from the checkpoint")
             with database.transaction() as session:
                 lifecycle.request_cancel(session, job_id)
+            others = {stage: told.get((f"{stage}.shared", None), {}).get("by_others", 0) for stage in STAGES}
             return {
-                "seconds": told["stage.finished", "analyse"]["seconds"],
-                "shares_by_others": told.get(("analyse.shared", None), {}).get("by_others", 0),
+                "seconds": {stage: told["stage.finished", stage]["seconds"] for stage in STAGES},
+                "shares_by_others": others,
                 "helper_start_seconds": None if came is None or began is None else round(began - came, 2),
             }
         time.sleep(LOOK_SECONDS)
-    raise SystemExit(f"the stage was not done within {PATIENCE_SECONDS:g} seconds")
+    raise SystemExit(f"the stages were not done within {PATIENCE_SECONDS:g} seconds")
 
 
-def compared(taken: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Medians of the settings, and how much faster two workers were than one, by these."""
+def compared(taken: dict[str, list[dict[str, Any]]], stage: str) -> dict[str, Any]:
+    """Medians of the settings at a stage, and how much faster two workers were than one, by these."""
     medians = {
-        name: round(statistics.median(each["seconds"] for each in rounds), 3)
+        name: round(statistics.median(each["seconds"][stage] for each in rounds), 3)
         for name, rounds in taken.items()
     }
     all_cores, one_core, shared = medians.values()
@@ -263,7 +297,6 @@ def compared(taken: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             "over one on all cores": round(all_cores / shared, 3),
             "over one on one core": round(one_core / shared, 3),
         },
-        "rounds": taken,
     }
 
 
@@ -274,22 +307,34 @@ def helper_start(taken: dict[str, list[dict[str, Any]]]) -> float | None:
     return round(statistics.median(known), 2) if known else None
 
 
-def at_best(job: float, weighing: float, start: float | None) -> dict[str, Any] | None:
-    """What the whole job would take with several machines like this one (docs/performance.md).
+def at_best(clock: Clock, start: float | None) -> dict[str, Any] | None:
+    """What the shared work would take with several machines like this one (docs/performance.md).
 
-    Worked out from `job` and `weighing` seconds on one of them and the seconds that a helper takes to
-    `start`, with shares that end together: a bound and no measurement.
+    Worked out from the seconds on one of them and the seconds that a helper takes to `start`, with shares of
+    the weighing that end together and trials of equal length: a bound and no measurement.
     """
     if start is None:
         return None
-    rest = job - weighing
-    shared = {n: (weighing + (n - 1) * min(start, weighing)) / n for n in (2, 8)}
-    return {
-        "helper_start_seconds": start,
-        "speedup_of_weighing": {str(n): round(weighing / seconds, 3) for n, seconds in shared.items()},
-        "speedup_of_job": {str(n): round(job / (rest + seconds), 3) for n, seconds in shared.items()},
-        "speedup_of_job_with_any_number": round(job / rest, 3),
-    }
+    weighing, trials = clock.weighing_seconds, clock.trials_seconds
+    saved = {}
+    for workers in WORKERS:
+        weighed = (weighing + (workers - 1) * min(start, weighing)) / workers
+        tried = trials_together(clock.trials, trials / max(1, clock.trials), start, workers)
+        saved[str(workers)] = {
+            "speedup_of_weighing": round(weighing / weighed, 3),
+            "speedup_of_trials": round(trials / tried, 3) if tried else None,
+            "seconds_saved": round(weighing - weighed + trials - tried, 1),
+        }
+    return {"helper_start_seconds": start, "workers": saved}
+
+
+def trials_together(trials: int, each: float, start: float, workers: int) -> float:
+    """Seconds for `trials` of `each` seconds on a run and `workers` - 1 helpers that begin `start` later."""
+    own = (
+        max(mine * each, start + math.ceil((trials - mine) / (workers - 1)) * each)
+        for mine in range(1, trials)
+    )
+    return min((trials * each, *own))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Real workers that share the weighing of a tiny model, and what happens when one of them is lost."""
+"""Real workers that share a tiny model's weighing and trials, and what happens when one of them is lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from models.job import JobStatus
 from models.store import Store, blob_key
-from models.tables import Artifact, Event, Shard, ShardStatus
+from models.tables import Artifact, CandidateRow, Event, Shard, ShardStatus
 from tests.engine.runs import tiny_sources
 from tests.faults.effects import assert_delivered_once, assert_ended_once
 from tests.faults.marks import on_sqlite
@@ -58,18 +58,18 @@ def _prepared(service: Service, cache: Path) -> None:
     service.worker("one", APP)
 
 
-def helping(service: Service, spec: dict[str, Any], folder: Path, held: str) -> str:
-    """A job whose run waits inside its first share, while another machine's worker helps.
+def helping(service: Service, spec: dict[str, Any], folder: Path, held: str, stage: str = "analyse") -> str:
+    """A job whose run waits inside its first share of a stage, while another machine's worker helps.
 
     `held` says what waits: the run only, or the helper in its first share as well.
     """
-    service.hold("run")
+    service.hold(f"run-{stage}")
     if held == "both":
-        service.hold("help")
+        service.hold(f"help-{stage}")
     job_id = service.create(**spec)
-    wait_until(lambda: by_status(service, job_id), RUN_SECONDS)
+    wait_until(lambda: f"run {stage}" in service.log(), RUN_SECONDS)
     service.worker("two", APP, AXFORGE_DATA_DIR=str(folder))
-    wait_until(lambda: any(line.startswith("help") for line in service.log()), RUN_SECONDS)
+    wait_until(lambda: f"help {stage}" in service.log(), RUN_SECONDS)
     return job_id
 
 
@@ -79,8 +79,8 @@ def by_status(service: Service, job_id: str) -> dict[ShardStatus, int]:
     return {status: statuses.count(status) for status in set(statuses)}
 
 
-def go_on(service: Service, role: str) -> None:
-    (service.faults / f"hold-{role}").unlink()
+def go_on(service: Service, role: str, stage: str = "analyse") -> None:
+    (service.faults / f"hold-{role}-{stage}").unlink()
 
 
 def significance(service: Service, store: Store, job_id: str) -> dict[str, Any]:
@@ -93,9 +93,9 @@ def significance(service: Service, store: Store, job_id: str) -> dict[str, Any]:
     return {"base_loss": document["base_loss"], **weights}
 
 
-def shared(service: Service, job_id: str) -> list[dict[str, Any]]:
+def shared(service: Service, job_id: str, stage: str = "analyse") -> list[dict[str, Any]]:
     with service.database.session() as session:
-        told = session.scalars(select(Event).where(Event.job_id == job_id, Event.type == "analyse.shared"))
+        told = session.scalars(select(Event).where(Event.job_id == job_id, Event.type == f"{stage}.shared"))
         return [event.data for event in told]
 
 
@@ -201,6 +201,34 @@ def test_a_lost_run_whose_helper_lives(
     assert shared(service, job_id) == [{"shares": SHARES, "by_others": SHARES - 1}]
 
 
+def test_two_workers_try_arms_as_one_does(
+    service: Service, store: Store, spec: dict[str, Any], tmp_path: Path
+) -> None:
+    """The helper is killed in its trial, and its worker's next one does it again."""
+    arms = {
+        **spec,
+        "constraints": {"size": {"min_reduction": 4.2}},
+        "recovery": {"epochs": 1},
+        "budget": {"max_minutes": 3.0, "max_workers": 2},
+    }
+    job_id = helping(service, arms, tmp_path / "elsewhere", held="both", stage="search")
+    [helper] = helpers(service, "two")
+    os.kill(helper, signal.SIGKILL)
+    go_on(service, "help", "search")
+    wait_until(lambda: by_status(service, job_id).get(ShardStatus.DONE) == 1, RUN_SECONDS)
+    go_on(service, "run", "search")
+    service.wait_until_done(job_id, seconds=RUN_SECONDS)
+    assert_delivered_once(service.database, store, job_id)
+    assert shared(service, job_id, "search") == [{"shares": 2, "by_others": 1}]
+
+    alone = service.create(**{**arms, "budget": {**arms["budget"], "max_workers": 1}})
+    service.wait_until_done(alone, seconds=RUN_SECONDS)
+    assert shared(service, alone, "search") == []
+    tried = searched(service, job_id)
+    assert sum("trained for a moment" in reason for reason, *_ in tried) == 2
+    assert tried == searched(service, alone)
+
+
 @on_sqlite
 def test_a_cancelled_job_frees_its_helper(service: Service, spec: dict[str, Any], tmp_path: Path) -> None:
     job_id = helping(service, spec, tmp_path / "elsewhere", held="both")
@@ -211,6 +239,15 @@ def test_a_cancelled_job_frees_its_helper(service: Service, spec: dict[str, Any]
     assert_ended_once(service.database, job_id, JobStatus.CANCELLED)
     wait_until(lambda: by_status(service, job_id) == {}, 60)
     assert "analyse.shared" not in events(service.database, job_id)
+
+
+def searched(service: Service, job_id: str) -> list[tuple[Any, ...]]:
+    """The search's candidates: why, what, and how they did."""
+    with service.database.session() as session:
+        of_search = CandidateRow.job_id == job_id, CandidateRow.stage == "search"
+        rows = session.scalars(select(CandidateRow).where(*of_search).order_by(CandidateRow.number))
+        figures = ("loss", "metric")
+        return [(row.reason, row.recipe, *(row.measurements[name] for name in figures)) for row in rows]
 
 
 def helpers(service: Service, name: str) -> list[int]:

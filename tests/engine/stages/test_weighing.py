@@ -2,93 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from models.spec import JobSpec
-from tests.engine.runs import Recorder, tiny_sources, tiny_spec
-from worker.engine.crew import Alone, Crew, Outcome, Outcomes, Share
+from tests.engine.runs import Recorder
+from tests.engine.stages.crews import Split, as_given, helper_of, spec_of
+from worker.engine.crew import Alone, Crew, Share
 from worker.engine.errors import Stopped
-from worker.engine.reporting import SilentReporter, Stage
+from worker.engine.reporting import SilentReporter
 from worker.engine.run import Run
 from worker.engine.stages import weighing
-from worker.engine.stages.baseline import baseline
-from worker.engine.stages.helping import SHARED
-from worker.engine.stages.prepare import prepare
-from worker.engine.stages.weighing import UnlikeMachine, Weighing
+from worker.engine.stages.sharing import UnlikeMachine
+from worker.engine.stages.weighing import Weighing
 
 ROWS = 40
-
-
-class Split:
-    """A crew of several processes' worth: every other share is done by a helper with files of its own."""
-
-    def __init__(self, helper: Callable[[Share], Callable[[Share], Outcome]]) -> None:
-        self._helper = helper
-
-    def share(
-        self,
-        stage: Stage,
-        shares: Sequence[Share],
-        work: Callable[[Share], Outcome],
-        told: Callable[[int], None],
-    ) -> Outcomes:
-        shares = json.loads(json.dumps(shares))  # as the database hands them on
-        theirs = self._helper(shares[0])
-        values = []
-        for number, share in enumerate(shares):
-            outcome = theirs(share) if number % 2 else work(share)
-            if number % 2:
-                told(number)
-            values.append(json.loads(json.dumps(outcome)))
-        return Outcomes(tuple(values), len(shares) // 2)
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return tiny_sources(tmp_path_factory.mktemp("sources"))
-
-
-@pytest.fixture(scope="module")
-def finished(sources: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run whose baseline is done."""
-    folder = tmp_path_factory.mktemp("run")
-    run = Run(spec_of(sources, 1), folder, SilentReporter())
-    run.workspace.finish("prepare", prepare(run))
-    run.workspace.finish("baseline", baseline(run))
-    return folder
-
-
-def spec_of(sources: dict[str, Any], workers: int) -> JobSpec:
-    return tiny_spec(sources, budget={"max_minutes": 0.2, "max_workers": workers})
 
 
 def weighed(
     sources: dict[str, Any], folder: Path, workers: int, crew: Crew, reporter: Recorder | None = None
 ) -> dict[str, float]:
-    return Weighing(Run(spec_of(sources, workers), folder, reporter or SilentReporter(), crew), ROWS).shared()
+    return Weighing(Run(spec_of(sources, workers), folder, reporter or SilentReporter(), crew), ROWS).losses()
 
 
-def helper_of(
-    sources: dict[str, Any], finished: Path, folder: Path
-) -> Callable[[Share], Callable[[Share], Outcome]]:
-    """A helper that has the needed files only, in a folder of its own."""
-
-    def helper(first: Share) -> Callable[[Share], Outcome]:
-        for path in finished.rglob("*"):
-            name = path.relative_to(finished).as_posix()
-            if path.is_file() and SHARED["analyse"].needed(name):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, folder / name)
-        return SHARED["analyse"].helper(spec_of(sources, 3), folder, SilentReporter(), first)
-
-    return helper
+def first_share(sources: dict[str, Any], finished: Path) -> Share:
+    run = Run(spec_of(sources, 2), finished, SilentReporter())
+    return as_given(run, Weighing(run, ROWS).shares()[0])
 
 
 def test_the_losses_are_the_same_to_the_last_bit(
@@ -96,7 +37,7 @@ def test_the_losses_are_the_same_to_the_last_bit(
 ) -> None:
     one = weighed(sources, finished, 1, Alone())
     recorder = Recorder()
-    split = Split(helper_of(sources, finished, tmp_path))
+    split = Split(helper_of(spec_of(sources, 3), finished, tmp_path, "analyse"))
     assert weighed(sources, finished, 3, split, recorder) == one
     assert weighed(sources, finished, 2, Alone()) == one
     assert list(weighed(sources, finished, 64, Alone()).items()) == list(one.items())
@@ -105,8 +46,8 @@ def test_the_losses_are_the_same_to_the_last_bit(
 
 
 def test_a_helper_never_gets_the_holdout(sources: dict[str, Any], finished: Path, tmp_path: Path) -> None:
-    [first, *_] = Weighing(Run(spec_of(sources, 2), finished, SilentReporter()), ROWS).shares()
-    helper_of(sources, finished, tmp_path)(first)
+    first = first_share(sources, finished)
+    helper_of(spec_of(sources, 3), finished, tmp_path, "analyse")(first)
     assert (finished / "prepare" / "data" / "holdout.parquet").exists()
     assert {path.name for path in tmp_path.rglob("*.parquet")} == {"selection.parquet"}
 
@@ -127,11 +68,11 @@ def test_every_element_is_in_one_share(sources: dict[str, Any], finished: Path) 
 def test_a_helper_on_another_kind_of_machine_declines(
     sources: dict[str, Any], finished: Path, tmp_path: Path
 ) -> None:
-    [first, *_] = Weighing(Run(spec_of(sources, 2), finished, SilentReporter()), ROWS).shares()
+    first = first_share(sources, finished)
     elsewhere = first | {"machine": first["machine"] | {"processor": "another"}}
     with pytest.raises(UnlikeMachine):
-        helper_of(sources, finished, tmp_path)(elsewhere)
-    work = helper_of(sources, finished, tmp_path)(first)
+        helper_of(spec_of(sources, 3), finished, tmp_path, "analyse")(elsewhere)
+    work = helper_of(spec_of(sources, 3), finished, tmp_path, "analyse")(first)
     with pytest.raises(UnlikeMachine):
         work(elsewhere)
 
@@ -140,10 +81,10 @@ def test_a_helper_takes_as_many_threads_as_the_run(
     sources: dict[str, Any], finished: Path, tmp_path: Path
 ) -> None:
     before = torch.get_num_threads()
-    [first, *_] = Weighing(Run(spec_of(sources, 2), finished, SilentReporter()), ROWS).shares()
+    first = first_share(sources, finished)
     try:
         torch.set_num_threads(before + 1)
-        helper_of(sources, finished, tmp_path)(first)
+        helper_of(spec_of(sources, 3), finished, tmp_path, "analyse")(first)
         assert torch.get_num_threads() == before
     finally:
         torch.set_num_threads(before)

@@ -27,7 +27,7 @@ def problem(losses: Callable[[Shape], np.ndarray], **changes: Any) -> SearchProb
 
     def judge(shape: Shape) -> Judgement:
         each = losses(shape.normalised())
-        return Judgement(float(np.mean(each)), each, metric=-float(np.mean(each)))
+        return Judgement(float(np.mean(each)), -float(np.mean(each)), each)
 
     def fisher(shape: Shape) -> FisherInformation:
         generator = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def problem(losses: Callable[[Shape], np.ndarray], **changes: Any) -> SearchProb
         goal=Goal(),
         focus="speed",
         allowed=frozenset(APPROXIMATIONS),
-        trial=None,
+        trials=None,
         length=8,
         max_candidates=1000,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from models.spec import Recipe
 from tests.engine.strategies.problems import BASE, flat, problem
 from worker.engine.anatomy import Shape
-from worker.engine.strategies.base import Judgement, SearchProblem, SearchStep
+from worker.engine.strategies.base import Score, SearchProblem, SearchStep
 from worker.engine.strategies.cost_driven import cost_driven
 from worker.engine.strategies.goal import Costs, Goal
 from worker.engine.strategies.narrowing import narrow
@@ -52,17 +55,24 @@ def test_a_forbidden_approximation_is_never_used(forbidden: str) -> None:
     assert forbidden not in used
 
 
-def test_the_arm_with_the_best_trial_wins() -> None:
-    def trial(recipe: Recipe) -> Judgement:
-        dropped = sum(step.approximation == "prune_layers" for step in recipe.steps)
-        return Judgement(1.0, BASE, metric=1.0 - dropped)  # the more layers the better
+@pytest.mark.parametrize("together", [False, True])
+def test_the_arm_with_the_best_trial_wins(together: bool) -> None:
+    given: list[int] = []
 
-    asked = problem(flat, goal=Goal(ms=3.4), trial=trial)
+    def trials(recipes: Sequence[Recipe]) -> list[Score]:
+        given.append(len(recipes))
+        dropped = [sum(step.approximation == "prune_layers" for step in one.steps) for one in recipes]
+        return [Score(1.0, metric=1.0 - layers) for layers in dropped]  # the more layers the better
+
+    asked = problem(flat, goal=Goal(ms=3.4), trials=trials, trials_together=together)
     steps = list(cost_driven(asked, None))
     arms = steps[-1].state["arms"]
     assert len(arms) > 1
+    assert given == ([len(arms)] if together else [1] * len(arms))
     fewest = min(arms, key=lambda arm: arm["dropped"])
     assert steps[-1].state["recipe"] == fewest["recipe"]
+    otherwise = list(cost_driven(replace(asked, trials_together=not together), None))
+    assert [step.candidate for step in steps] == [step.candidate for step in otherwise]
 
 
 def test_resuming_from_any_state_gives_the_same_candidates() -> None:

@@ -32,7 +32,7 @@ def analyse(run: Run) -> dict[str, Any]:
     report = significance_report(
         run.anatomy,
         weighing.base_losses(),
-        weighing.shared(),
+        weighing.losses(),
         fisher(run, run.anatomy, run.anatomy.full_shape()),
         cost_model(run),
         length=run.length(),

@@ -23,7 +23,8 @@ from worker.engine.training import (
 )
 
 BASELINE_SHARE = 0.3  # of the time left: fine-tuning the dense model may take no more
-TRIAL_SHARE = 0.08  # of the time left: one arm's trial
+TRIAL_SHARE = 0.05  # of the budget: one arm's trial
+TRIAL_SHARE_LEFT = 0.1  # of the time left, where that is less
 RECOVERY_SHARE = 0.85  # of the time left after the reserve: one recovery
 TRIAL_EPOCHS = 1
 
@@ -41,10 +42,14 @@ def baseline_options(run: Run) -> FitOptions:
     )
 
 
-def trial_options(run: Run, learning_rate: float) -> DistilOptions:
+def trial_seconds(run: Run) -> float:
+    """What one arm's trial may take. The same whenever it is asked, unless time has become short."""
+    return min(TRIAL_SHARE * run.spec.budget.max_minutes * 60, TRIAL_SHARE_LEFT * run.stopwatch.left)
+
+
+def trial_options(run: Run, learning_rate: float, seconds: float) -> DistilOptions:
     """For the short training that compares arms: one pass, at the end of which the rate is down to zero."""
-    options = _distil_options(run, learning_rate, run.stopwatch.left * TRIAL_SHARE)
-    return replace(options, epochs=TRIAL_EPOCHS)
+    return replace(_distil_options(run, learning_rate, seconds), epochs=TRIAL_EPOCHS)
 
 
 def recovery_options(run: Run, learning_rate: float, *, reserve: float) -> DistilOptions:

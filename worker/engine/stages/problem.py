@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from worker.engine.measure.latency_table import LatencyTable
 from worker.engine.run import Run
 from worker.engine.significance.fisher import FisherInformation, fisher_information
 from worker.engine.stages.timing import reference_times
-from worker.engine.strategies.base import Judgement, SearchProblem
+from worker.engine.strategies.base import Judgement, Score, SearchProblem
 from worker.engine.strategies.goal import CostModel, DenseReference, Goal
 from worker.engine.tasks import Evaluation, Split, evaluate
 from worker.engine.workspace import read_json
@@ -56,7 +56,7 @@ def search_problem(
     anatomy: Anatomy,
     goal: Goal,
     *,
-    trial: Callable[[Recipe], Judgement] | None = None,
+    trials: Callable[[Sequence[Recipe]], Sequence[Score]] | None = None,
     tell: Callable[[str, int, int | None], None],
 ) -> SearchProblem:
     """The problem for the model of `anatomy`, dense or recovered. Looks at no holdout row."""
@@ -86,9 +86,10 @@ def search_problem(
         goal=goal,
         focus=run.spec.focus,
         allowed=frozenset(run.spec.approximations),
-        trial=trial,
+        trials=trials,
         length=run.length(),
         max_candidates=run.spec.budget.max_candidates,
+        trials_together=run.spec.budget.max_workers > 1,
         tell=tell,
     )
 
@@ -111,7 +112,7 @@ def fisher(run: Run, anatomy: Anatomy, shape: Shape) -> FisherInformation:
 
 def judgement(run: Run, evaluation: Evaluation) -> Judgement:
     """The evaluation, by the job's metric."""
-    return Judgement(evaluation.loss, evaluation.losses, evaluation.metrics[run.spec.metric])
+    return Judgement(evaluation.loss, evaluation.metrics[run.spec.metric], evaluation.losses)
 
 
 def sample(split: Split, rows: int, seed: int) -> Split:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from models.spec import Recipe
-from worker.engine.anatomy.slicing import sliced
 from worker.engine.run import Run
-from worker.engine.stages.fitting import learning_rate, recovered, trial_options
 from worker.engine.stages.problem import MARGIN, dense_reference, search_problem
+from worker.engine.stages.trials import Trials
 from worker.engine.strategies import STRATEGIES
-from worker.engine.strategies.base import Judgement
 from worker.engine.strategies.goal import Goal
 from worker.engine.workspace import read_json, write_json
 
@@ -31,9 +28,8 @@ def search(run: Run) -> dict[str, Any]:
     def tell(message: str, step: int, total: int | None) -> None:
         run.progress("search", step, total, message)
 
-    problem = search_problem(
-        run, run.anatomy, goal, trial=None if run.spec.recovery == "off" else trial_of(run), tell=tell
-    )
+    trials = None if run.spec.recovery == "off" else Trials(run).scores
+    problem = search_problem(run, run.anatomy, goal, trials=trials, tell=tell)
     for step in STRATEGIES[run.spec.strategy].search(problem, state):
         state = step.state
         write_json(file, {"state": state})
@@ -48,18 +44,6 @@ def search(run: Run) -> dict[str, Any]:
         "candidates": first + state["number"],
         "proved_infeasible": not reachable,
     }
-
-
-def trial_of(run: Run) -> Callable[[Recipe], Judgement]:
-    """A short distillation of a recipe's model from the dense one, judged on the selection split."""
-
-    def trial(recipe: Recipe) -> Judgement:
-        dense = run.anatomy.model
-        student = sliced(dense, run.shape(recipe))
-        options = trial_options(run, learning_rate(run, student, dense))
-        return recovered(run, student, options, stage="search")[0]
-
-    return trial
 
 
 def _candidates_before(run: Run) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +23,18 @@ from worker.engine.strategies.goal import CostModel, Costs, DenseReference, Goal
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """How a masked or recovered model does on the selection split."""
+class Score:
+    """How a masked or recovered model does on the selection split: mean loss, and the job's metric."""
 
     loss: float
-    losses: np.ndarray
     metric: float
+
+
+@dataclass(frozen=True)
+class Judgement(Score):
+    """The same with the loss of each sample, (rows,)."""
+
+    losses: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,9 @@ class SearchProblem:
     """All that a strategy may look at. Everything here comes from the selection and training data.
 
     `judge` masks the model to a shape and evaluates it; `fisher` takes gate gradients at a shape.
-    `trial` fine-tunes the recipe's model for a moment and evaluates it, or is None when the job
-    forbids training. `tell(stage_message, step, total)` reports, and raises `Stopped` when asked to.
+    `trials` fine-tunes the models of some recipes for a moment, each by itself, and evaluates them; it is
+    None when the job forbids training. `trials_together`: it is best given all at once.
+    `tell(stage_message, step, total)` reports, and raises `Stopped` when asked to.
     """
 
     anatomy: Anatomy
@@ -48,9 +55,10 @@ class SearchProblem:
     goal: Goal
     focus: Focus
     allowed: frozenset[ApproximationName]
-    trial: Callable[[Recipe], Judgement] | None
+    trials: Callable[[Sequence[Recipe]], Sequence[Score]] | None
     length: int
     max_candidates: int
+    trials_together: bool = False
     tell: Callable[[str, int, int | None], None] = field(default=lambda message, step, total: None)
 
     def may(self, approximation: ApproximationName) -> bool:
@@ -79,12 +87,12 @@ class Strategy(ABC):
         """
 
 
-def measured(problem: SearchProblem, shape: Shape, judgement: Judgement | None) -> CandidateMeasurements:
+def measured(problem: SearchProblem, shape: Shape, score: Score | None) -> CandidateMeasurements:
     """The measurements of a candidate whose latency and size are predicted."""
     costs: Costs = problem.costs(shape)
     return CandidateMeasurements(
-        loss=None if judgement is None else judgement.loss,
-        metric=None if judgement is None else judgement.metric,
+        loss=None if score is None else score.loss,
+        metric=None if score is None else score.metric,
         parameters=problem.anatomy.parameters(shape),
         macs=problem.anatomy.macs(shape, problem.length),
         size_bytes=round(costs.bytes),

@@ -11,13 +11,13 @@ split wins.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from models.spec import Candidate, Recipe
 from worker.engine.significance.ablation import exact_ablation
 from worker.engine.significance.elements import layer_elements
-from worker.engine.strategies.base import Judgement, SearchProblem, SearchStep, measured
+from worker.engine.strategies.base import Score, SearchProblem, SearchStep, measured
 from worker.engine.strategies.narrowing import narrow, narrowest
 
 MAX_ARMS = 3  # each costs one short training
@@ -89,18 +89,17 @@ class _Search:
             self.state["narrowing"] = None
 
     def choose(self) -> Iterator[SearchStep]:
-        """Give every arm its trial; the best metric wins, then the lower loss."""
+        """Give every arm its trial, some together; the best metric wins, then the lower loss."""
         arms = self.state["arms"]
-        for position, arm in enumerate(arms):
-            if arm["trial"] is not None:
-                continue
-            recipe = Recipe.model_validate(arm["recipe"])
-            self.problem.tell("trying arms", position + 1, len(arms))
-            trial = self._trial(recipe)
-            arm["trial"] = {"metric": trial.metric, "loss": trial.loss}
-            self.state["recipe"] = self._best_arm()["recipe"]
-            what = "trained for a moment" if self.problem.trial else "judged untrained"
-            yield self._step(recipe, trial, f"arm with {arm['dropped']} layers fewer, {what}")
+        what = "judged untrained" if self.problem.trials is None else "trained for a moment"
+        while untried := [arm for arm in arms if arm["trial"] is None]:
+            self.problem.tell("trying arms", len(arms) - len(untried) + 1, len(arms))
+            batch = untried if self.problem.trials_together else untried[:1]
+            recipes = [Recipe.model_validate(arm["recipe"]) for arm in batch]
+            for arm, recipe, score in zip(batch, recipes, self._tried(recipes), strict=True):
+                arm["trial"] = {"metric": score.metric, "loss": score.loss}
+                self.state["recipe"] = self._best_arm()["recipe"]
+                yield self._step(recipe, score, f"arm with {arm['dropped']} layers fewer, {what}")
         self.state["recipe"] = self._best_arm()["recipe"]
 
     def _arm_depths(self) -> list[int]:
@@ -116,24 +115,24 @@ class _Search:
             chosen.append(dropped)
         return chosen
 
-    def _trial(self, recipe: Recipe) -> Judgement:
-        if self.problem.trial is None or len(self.state["arms"]) == 1:
-            return self.problem.judge(self.full.applied(recipe))
-        return self.problem.trial(recipe)
+    def _tried(self, recipes: Sequence[Recipe]) -> Sequence[Score]:
+        if self.problem.trials is None or len(self.state["arms"]) == 1:
+            return [self.problem.judge(self.full.applied(recipe)) for recipe in recipes]
+        return self.problem.trials(recipes)
 
     def _best_arm(self) -> dict[str, Any]:
         tried = [arm for arm in self.state["arms"] if arm["trial"] is not None]
         best: dict[str, Any] = max(tried, key=lambda arm: (arm["trial"]["metric"], -arm["trial"]["loss"]))
         return best
 
-    def _step(self, recipe: Recipe, judgement: Judgement, reason: str) -> SearchStep:
+    def _step(self, recipe: Recipe, score: Score, reason: str) -> SearchStep:
         shape = self.full.applied(recipe)
         goal, costs = self.problem.goal, self.problem.costs(shape)
         candidate = Candidate(
             number=self.state["number"],
             stage="search",
             recipe=recipe,
-            measurements=measured(self.problem, shape, judgement),
+            measurements=measured(self.problem, shape, score),
             accepted=goal.met(costs),
             reason=f"{reason}; {goal.told(costs)}",
         )
