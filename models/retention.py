@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from models import blobs
 from models.artifact import Artifact
+from models.audit import AuditEvent
 from models.checkpoint import Checkpoint
 from models.database import after, now
 from models.event import Event
@@ -34,6 +35,8 @@ class Keeping:
     upload_days: float
     event_days: float
     idempotency_hours: float
+    audit_days: float
+    """0: for ever."""
 
 
 def sweep_jobs(session: Session, keeping: Keeping, limit: int = BATCH) -> list[str]:
@@ -84,6 +87,25 @@ def forget_idempotency_keys(session: Session, keeping: Keeping, limit: int = BAT
         delete(IdempotencyKey)
         .where(key.in_(old.with_for_update(skip_locked=True)))
         .returning(IdempotencyKey.key)
+        .execution_options(synchronize_session=False)
+    )
+    return len(session.scalars(forgotten).all())
+
+
+def forget_audit_events(session: Session, keeping: Keeping, limit: int = BATCH) -> int:
+    """Remove audit events older than they are kept. Returns how many."""
+    if keeping.audit_days == 0:
+        return 0
+    old = (
+        select(AuditEvent.id)
+        .where(AuditEvent.at < _days(session, -keeping.audit_days))
+        .order_by(AuditEvent.at)
+        .limit(limit)
+    )
+    forgotten = (
+        delete(AuditEvent)
+        .where(AuditEvent.id.in_(old.with_for_update(skip_locked=True)))
+        .returning(AuditEvent.id)
         .execution_options(synchronize_session=False)
     )
     return len(session.scalars(forgotten).all())

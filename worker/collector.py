@@ -114,12 +114,18 @@ def _expire(session: Session, keeping: Keeping) -> Counts:
         jobs=len(retention.sweep_jobs(session, keeping)),
         uploads=len(retention.expire_uploads(session, keeping)),
         idempotency_keys=retention.forget_idempotency_keys(session, keeping),
+        audit_events=retention.forget_audit_events(session, keeping),
         blobs=len(blobs.give_up(session, BATCH)),
     )
 
 
 def _keeping(settings: Settings) -> Keeping:
-    return Keeping(settings.upload_days, settings.event_days, settings.idempotency_hours)
+    return Keeping(
+        upload_days=settings.upload_days,
+        event_days=settings.event_days,
+        idempotency_hours=settings.idempotency_hours,
+        audit_days=settings.audit_days,
+    )
 
 
 def _delete(store: Store, key: str) -> bool:

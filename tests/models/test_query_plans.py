@@ -32,7 +32,7 @@ JOBS = 50_000
 MOST_ROWS = 1500  # the dispatcher counts up to 1,000
 MOST_STEPS = 40_000
 CLAIM_STEPS = 2_500
-KEEPING = Keeping(upload_days=30, event_days=90, idempotency_hours=24)
+KEEPING = Keeping(upload_days=30, event_days=90, idempotency_hours=24, audit_days=400)
 DEEP = Position(utc_now() - timedelta(seconds=JOBS / 2), "job_")
 
 ASKED: dict[str, Callable[[Session], object]] = {
@@ -67,6 +67,7 @@ ASKED: dict[str, Callable[[Session], object]] = {
     "collect jobs": lambda session: retention.sweep_jobs(session, KEEPING),
     "collect uploads": lambda session: retention.expire_uploads(session, KEEPING),
     "collect idempotency keys": lambda session: retention.forget_idempotency_keys(session, KEEPING),
+    "collect audit events": lambda session: retention.forget_audit_events(session, KEEPING),
     "collect blobs": lambda session: blobs.give_up(session, 100),
 }
 

@@ -19,7 +19,7 @@ from models.job import Job
 from models.lifecycle import Delivery
 from models.settings import Settings
 from models.store import Store, StoreError, open_store
-from models.tables import Garbage
+from models.tables import AuditEvent, Garbage
 from tests.worker.jobs import create
 from worker import collector
 from worker.checkpoints import checkpoint_folder
@@ -89,6 +89,17 @@ def test_a_preview_tells_and_removes_nothing(
         ("jobs", "blobs", "strays"), 1
     )
     assert list(store.list("")) == []
+
+
+def test_audit_events_go_by_the_setting(database: Database, store: Store, settings: Settings) -> None:
+    with database.transaction() as session:
+        session.add(AuditEvent(action="job.created", at=utc_now() - timedelta(days=401)))
+        session.add(AuditEvent(action="job.created", at=utc_now() - timedelta(days=399)))
+    forever = settings.model_copy(update={"audit_days": 0.0})
+    assert collector.collect(database, store, forever) == {}
+    assert collector.preview(database, store, settings) == {"audit_events": 1}
+    assert collector.round(database, store, settings) == {"audit_events": 1}
+    assert collector.collect(database, store, settings) == {}
 
 
 def test_a_delete_that_fails_is_tried_again(
