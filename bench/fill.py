@@ -57,6 +57,7 @@ AROUND = (
     f"""INSERT INTO audit_event (id, tenant, action, at, data)
     {NUMBERS} SELECT 'aud_' || {DIGITS}, {TENANT}, 'job.created',
     CASE WHEN i <= {DUE} THEN {{long_ago}} ELSE {{created}} END, {{none}} FROM numbers""",
+    f"INSERT INTO stored_use (tenant, bytes) {NUMBERS} SELECT {TENANT}, 2 * count(*) FROM numbers GROUP BY 1",
 )
 SQLITE = {
     "json": ":spec",

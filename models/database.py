@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session
 
-from models import tally
+from models import tally, usage
 from models.base import UtcDateTime, utc_now
 from models.settings import PoolSettings
 
@@ -71,6 +71,7 @@ class Database:
         """
         with self._turn, Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
+            usage.write(session)
             tally.write(session)
 
     def patiently(self, write: Callable[[Session], T], seconds: float) -> T:

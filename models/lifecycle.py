@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
-from models import blobs, outbox, queue, quotas, tally
+from models import blobs, outbox, queue, quotas, tally, usage
 from models.artifact import Artifact
 from models.database import after, now
 from models.event import Event
@@ -117,19 +117,12 @@ def succeed(
         BlobLost: a file's bytes are no longer in the store; store it again.
     """
     expires_at = None if keep_days is None else after(session, keep_days * 86400)
-    _end(
-        session,
-        job_id,
-        attempt,
-        JobStatus.SUCCEEDED,
-        result=result,
-        progress=progress,
-        error=None,
-        expires_at=expires_at,
-    )
+    values = {"result": result, "progress": progress, "error": None, "expires_at": expires_at}
+    tenant = _end(session, job_id, attempt, JobStatus.SUCCEEDED, **values)
     for one in sorted(artifacts, key=lambda one: one.sha256):  # locks in one order
         blobs.attach(session, Blob(one.sha256, one.size, generation=one.generation))
     session.add_all(Artifact(job_id=job_id, **asdict(one)) for one in artifacts)
+    usage.add(session, tenant, sum(one.size for one in artifacts))
     names = [one.name for one in artifacts]
     _tell(session, job_id, attempt, "job.succeeded", "The job is done.", artifacts=names)
 
@@ -298,9 +291,12 @@ def _claim(
     return ClaimedJob(**row._mapping)
 
 
-def _end(session: Session, job_id: str, attempt: int, to: JobStatus, **values: Any) -> None:
-    if _leave(session, job_id, attempt, to, finished_at=now(session), **values) is None:
+def _end(session: Session, job_id: str, attempt: int, to: JobStatus, **values: Any) -> str:
+    """Returns the job's tenant."""
+    row = _leave(session, job_id, attempt, to, finished_at=now(session), **values)
+    if row is None:
         raise LeaseLost(job_id)
+    return str(row.tenant)
 
 
 def _returned(session: Session, job_id: str, code: str) -> int:

@@ -1,4 +1,4 @@
-"""What a tenant may have beyond or below the service's defaults, and what its runs took."""
+"""What a tenant may have beyond or below the service's defaults, what its runs took, and what it stores."""
 
 from __future__ import annotations
 
@@ -38,3 +38,12 @@ class ComputeUse(Base):
     tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
     day: Mapped[date] = mapped_column(primary_key=True)
     seconds: Mapped[float] = mapped_column(default=0.0)
+
+
+class StoredUse(Base):
+    """Bytes of a tenant's uploads and artifacts together (`models.usage`)."""
+
+    __tablename__ = "stored_use"
+
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)

@@ -10,13 +10,11 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from models.artifact import Artifact
 from models.database import now
 from models.job import Job, JobStatus
 from models.queue import status_is
 from models.quota import UNLIMITED, ComputeUse, TenantQuota
 from models.settings import Settings
-from models.upload import Upload
 
 WINDOW_DAYS = 30
 
@@ -64,17 +62,6 @@ def active_jobs(session: Session, tenant: str, status: JobStatus) -> int:
     """How many jobs of the tenant are queued, or running."""
     counted = select(func.count()).where(Job.tenant == tenant, status_is(status))
     return session.execute(counted).scalar_one()
-
-
-def stored_bytes(session: Session, tenant: str) -> int:
-    """Bytes of the tenant's uploads and of its jobs' artifacts."""
-    uploads = select(func.coalesce(func.sum(Upload.size), 0)).where(Upload.tenant == tenant)
-    artifacts = (
-        select(func.coalesce(func.sum(Artifact.size), 0))
-        .join(Job, Job.id == Artifact.job_id)
-        .where(Job.tenant == tenant)
-    )
-    return int(session.execute(uploads).scalar_one()) + int(session.execute(artifacts).scalar_one())
 
 
 def compute_minutes(session: Session, tenant: str) -> float:

@@ -7,14 +7,14 @@ here, they become garbage (`models.blobs`).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Delete, and_, case, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, Delete, Row, and_, case, delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from models import blobs
+from models import blobs, usage
 from models.artifact import Artifact
 from models.audit import AuditEvent
 from models.checkpoint import Checkpoint
@@ -113,10 +113,12 @@ def forget_audit_events(session: Session, keeping: Keeping, limit: int = BATCH) 
 
 def remove_uploads(session: Session, ids: Collection[str]) -> None:
     """Remove uploads that no job needs; their rows are locked by the caller."""
-    digests = session.scalars(select(Upload.sha256).where(Upload.id.in_(ids))).all()
+    removed = session.execute(
+        select(Upload.tenant, Upload.sha256, Upload.size).where(Upload.id.in_(ids))
+    ).all()
     _run(session, delete(JobUpload).where(JobUpload.upload_id.in_(ids)))
     _run(session, delete(Upload).where(Upload.id.in_(ids)))
-    blobs.detach(session, digests)
+    _give_up_bytes(session, removed)
 
 
 def remove_job(session: Session, job: Job, upload_days: float) -> None:
@@ -129,9 +131,10 @@ def remove_job(session: Session, job: Job, upload_days: float) -> None:
 
 def drop_artifacts(session: Session, job_ids: Collection[str]) -> None:
     """Remove the files of jobs; the bytes go unless something else refers to them."""
-    digests = session.scalars(select(Artifact.sha256).where(Artifact.job_id.in_(job_ids))).all()
+    of_jobs = select(Job.tenant, Artifact.sha256, Artifact.size).join(Job, Job.id == Artifact.job_id)
+    removed = session.execute(of_jobs.where(Artifact.job_id.in_(job_ids))).all()
     _run(session, delete(Artifact).where(Artifact.job_id.in_(job_ids)))
-    blobs.detach(session, digests)
+    _give_up_bytes(session, removed)
 
 
 def release_uploads(session: Session, job_ids: Collection[str], upload_days: float) -> None:
@@ -151,6 +154,15 @@ def job_that_needs(session: Session, upload_id: str) -> str | None:
     """The id of a job that has not ended and refers to the upload."""
     users = select(JobUpload.job_id).join(Job, and_(Job.id == JobUpload.job_id, Job.status.not_in(TERMINAL)))
     return session.scalars(users.where(JobUpload.upload_id == upload_id).limit(1)).first()
+
+
+def _give_up_bytes(session: Session, removed: Iterable[Row[str, str, int]]) -> None:
+    """Of rows that were removed: tenant, digest, size."""
+    digests = []
+    for tenant, sha256, size in removed:
+        usage.add(session, tenant, -size)
+        digests.append(sha256)
+    blobs.detach(session, digests)
 
 
 def _events_end(job: Job, keeping: Keeping) -> datetime | None:

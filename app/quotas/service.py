@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from app.context import Context
 from app.problems import ComputeQuotaExceeded, QueueQuotaExceeded, QuotaState, StorageQuotaExceeded
 from app.quotas.schemas import Quota, Quotas
-from models import quotas
+from models import quotas, usage
 from models.job import JobStatus
 from models.settings import Settings
 
@@ -30,7 +30,7 @@ def describe(session: Session, tenant: str, settings: Settings) -> Quotas:
         object="quota",
         queued_jobs=Quota(limit=limits.queued_jobs, used=queued),
         running_jobs=Quota(limit=limits.running_jobs, used=running),
-        stored_bytes=Quota(limit=limits.stored_bytes, used=quotas.stored_bytes(session, tenant)),
+        stored_bytes=Quota(limit=limits.stored_bytes, used=usage.stored_bytes(session, tenant)),
         compute_minutes=Quota(limit=limits.compute_minutes, used=minutes),
         window_days=quotas.WINDOW_DAYS,
     )
@@ -65,7 +65,7 @@ def check_may_queue(session: Session, tenant: str, settings: Settings) -> None:
 def storage_left(session: Session, tenant: str, settings: Settings) -> int | None:
     """Bytes that the tenant may still store; None is without limit."""
     limit = quotas.limits_of(session, tenant, settings).stored_bytes
-    return None if limit is None else limit - quotas.stored_bytes(session, tenant)
+    return None if limit is None else limit - usage.stored_bytes(session, tenant)
 
 
 def check_may_store(session: Session, tenant: str, settings: Settings, size: int) -> None:
@@ -89,7 +89,7 @@ def storage_exceeded(
     limit = quotas.limits_of(session, tenant, settings).stored_bytes
     return StorageQuotaExceeded(
         QuotaState(
-            name="stored_bytes", limit=limit or 0, used=quotas.stored_bytes(session, tenant), asked=asked
+            name="stored_bytes", limit=limit or 0, used=usage.stored_bytes(session, tenant), asked=asked
         ),
         "Remove uploads that are not needed (DELETE /v1/uploads/{id}), or ask the operator for more.",
     )

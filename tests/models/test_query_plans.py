@@ -19,7 +19,7 @@ from app.jobs.repository import JobFilter
 from app.pages import Position
 from app.uploads import repository as uploads
 from bench.fill import fill
-from models import blobs, deadlines, lifecycle, queue, retention, shards
+from models import blobs, deadlines, lifecycle, queue, retention, shards, usage
 from models.base import utc_now
 from models.database import Database
 from models.job import DEFAULT_TENANT, JobStatus
@@ -64,6 +64,7 @@ ASKED: dict[str, Callable[[Session], object]] = {
     "a job": lambda session: jobs.existing(session, DEFAULT_TENANT, "job_000000000001"),
     "events": lambda session: events.page(session, "job_000000000001", 0, 100),
     "uploads": lambda session: uploads.page(session, DEFAULT_TENANT, None, DEEP, 20),
+    "stored bytes": lambda session: usage.stored_bytes(session, DEFAULT_TENANT),
     "collect jobs": lambda session: retention.sweep_jobs(session, KEEPING),
     "collect uploads": lambda session: retention.expire_uploads(session, KEEPING),
     "collect idempotency keys": lambda session: retention.forget_idempotency_keys(session, KEEPING),
