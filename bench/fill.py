@@ -57,6 +57,8 @@ AROUND = (
     f"""INSERT INTO audit_event (id, tenant, action, at, data)
     {NUMBERS} SELECT 'aud_' || {DIGITS}, {TENANT}, 'job.created',
     CASE WHEN i <= {DUE} THEN {{long_ago}} ELSE {{created}} END, {{none}} FROM numbers""",
+    f"""INSERT INTO compute_use (tenant, day, seconds)
+    {NUMBERS} SELECT DISTINCT {TENANT}, {{day}}, 60.0 FROM numbers WHERE i <= 10000""",
     f"INSERT INTO stored_use (tenant, bytes) {NUMBERS} SELECT {TENANT}, 2 * count(*) FROM numbers GROUP BY 1",
 )
 SQLITE = {
@@ -65,6 +67,7 @@ SQLITE = {
     "false": "0",
     "created": "strftime('%Y-%m-%d %H:%M:%f000', 'now', (i - :jobs - 1) || ' seconds')",
     "future": "strftime('%Y-%m-%d %H:%M:%f000', 'now', '30 days')",
+    "day": "date('now', '-' || (i / 10) || ' days')",
     "long_ago": "strftime('%Y-%m-%d %H:%M:%f000', 'now', '-500 days')",
 }
 POSTGRES = {
@@ -73,6 +76,7 @@ POSTGRES = {
     "false": "FALSE",
     "created": "now() - make_interval(secs => :jobs + 1 - i)",
     "future": "now() + interval '30 days'",
+    "day": "current_date - CAST(i / 10 AS INTEGER)",
     "long_ago": "now() - interval '500 days'",
 }
 
@@ -81,7 +85,7 @@ def fill(database: Database, jobs: int, *, queued: float, around: bool = False) 
     """Add that many jobs a second apart, the newest a moment old, the newest `queued` part of them waiting.
 
     Args:
-        around: As many events, artifacts, uploads, blobs, idempotency keys and audit events, too; a few are due.
+        around: As many events, artifacts, uploads, blobs, idempotency keys, audit events, too; a few are due.
     """
     words = SQLITE if database.engine.dialect.name == "sqlite" else POSTGRES
     values = {"jobs": jobs, "queued": round(jobs * queued), "spec": json.dumps(SPEC.model_dump(mode="json"))}

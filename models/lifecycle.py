@@ -63,14 +63,17 @@ def claim(
     lease_seconds: float,
     *,
     running_limit: int | None = None,
+    compute_minutes: float | None = None,
     devices: Collection[str] = DEVICES,
 ) -> ClaimedJob | None:
     """Take the job that is next: highest priority, then the tenant with fewest running, then oldest.
 
-    Only jobs whose target is one of `devices` are taken. Tenants that run as many as they may are passed
-    over; `running_limit` is for those without an own one.
+    Only jobs whose target is one of `devices` are taken. Tenants that run as many as they may, or have used
+    up their minutes, are passed over; `running_limit` and `compute_minutes` are for those without own ones.
     """
-    for tenant, device in queue.queues_in_turn(session, running_limit, devices):
+    for tenant, device in queue.queues_in_turn(
+        session, running_limit, devices, compute_minutes=compute_minutes
+    ):
         with session.begin_nested() as undoable:
             job_id = queue.take_head(session, tenant, device)
             if job_id is None:

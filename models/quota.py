@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 
-from sqlalchemy import BigInteger, ColumnElement, Integer, String, func, literal
+from sqlalchemy import BigInteger, ColumnElement, Double, Integer, String, func, literal
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base
@@ -28,6 +28,12 @@ def running_limit_or(default: int | None) -> ColumnElement[int | None]:
     """Of a tenant's row, or of none (outer join): how many jobs it may run at a time, NULL for any number."""
     own = func.coalesce(TenantQuota.running_jobs, literal(default, Integer()))
     return func.nullif(own, UNLIMITED)
+
+
+def minutes_limit_or(default: float | None) -> ColumnElement[float | None]:
+    """The same of its minutes of runs."""
+    own = func.coalesce(TenantQuota.compute_minutes, literal(default, Double()))
+    return func.nullif(own, float(UNLIMITED))
 
 
 class ComputeUse(Base):

@@ -120,9 +120,7 @@ def assert_counted(database: Database) -> None:
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(
-        st.tuples(st.sampled_from(DEEDS), st.sampled_from(TENANTS), st.integers(1, 2**40)), max_size=30
-    )
+    st.lists(st.tuples(st.sampled_from(DEEDS), st.sampled_from(TENANTS), st.integers(1, 2**40)), max_size=30)
 )
 def test_any_order_of_deeds(database: Database, deeds: list[tuple[Deed, str, int]]) -> None:
     for deed, tenant, size in deeds:
