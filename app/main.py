@@ -115,7 +115,7 @@ def _lifespan(
         )
         looking = asyncio.create_task(watcher.run())
         try:
-            with telemetry.exporting("api"), metrics.reading_from(database, settings.lease_seconds):
+            with telemetry.exporting("api"), metrics.reading_from(database, settings):
                 yield
         finally:
             watcher.close()

@@ -12,6 +12,7 @@ from app.metrics.http import HttpMetrics
 from app.metrics.stored import StoredMetrics
 from app.version import VERSION
 from models.database import Database
+from models.settings import Settings
 
 
 class Metrics:
@@ -29,9 +30,9 @@ class Metrics:
         build.labels(VERSION).set(1)
 
     @contextmanager
-    def reading_from(self, database: Database, lease_seconds: float) -> Iterator[None]:
+    def reading_from(self, database: Database, settings: Settings) -> Iterator[None]:
         """Show what this database holds, too."""
-        self.stored = StoredMetrics(database, lease_seconds)
+        self.stored = StoredMetrics(database, settings)
         self.reading = Threads(1)
         self.registry.register(self.stored)
         try:

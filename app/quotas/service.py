@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from sqlalchemy.orm import Session
 
 from app.context import Context
@@ -26,14 +28,28 @@ def describe(session: Session, tenant: str, settings: Settings) -> Quotas:
     queued = quotas.active_jobs(session, tenant, JobStatus.QUEUED)
     running = quotas.active_jobs(session, tenant, JobStatus.RUNNING)
     minutes = round(quotas.compute_minutes(session, tenant), 2)
-    return Quotas(
+    quota = Quotas(
         object="quota",
         queued_jobs=Quota(limit=limits.queued_jobs, used=queued),
         running_jobs=Quota(limit=limits.running_jobs, used=running),
         stored_bytes=Quota(limit=limits.stored_bytes, used=usage.stored_bytes(session, tenant)),
         compute_minutes=Quota(limit=limits.compute_minutes, used=minutes),
         window_days=quotas.WINDOW_DAYS,
+        waiting_for=None,
     )
+    return quota.model_copy(update={"waiting_for": _waiting_for(quota)})
+
+
+def _waiting_for(quota: Quotas) -> Literal["compute_minutes", "running_jobs"] | None:
+    if quota.queued_jobs.used == 0:
+        return None
+    if _is_met(quota.compute_minutes):
+        return "compute_minutes"
+    return "running_jobs" if _is_met(quota.running_jobs) else None
+
+
+def _is_met(quota: Quota) -> bool:
+    return quota.limit is not None and quota.used >= quota.limit
 
 
 def check_may_queue(session: Session, tenant: str, settings: Settings) -> None:
