@@ -115,7 +115,7 @@ def _lifespan(
         )
         looking = asyncio.create_task(watcher.run())
         try:
-            with telemetry.exporting("api"), metrics.reading_from(database, settings):
+            with telemetry.exporting("api"), metrics.reading_from(database, settings, rates):
                 yield
         finally:
             watcher.close()

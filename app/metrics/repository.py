@@ -57,8 +57,8 @@ def queue(session: Session, compute_minutes: float | None) -> Queue:
     )
 
 
-def by_tenant(clock: datetime) -> Select[Any]:
-    """Each tenant's queue, from the index alone: how many wait, how many could start, since when."""
+def by_tenant(clock: datetime) -> Select[str, int, int, datetime]:
+    """How many jobs of each tenant wait, how many could start, and since when; reads the queue's index."""
     due = Job.available_at <= clock
     return (
         select(

@@ -497,6 +497,12 @@ class Quotas(BaseModel):
     queued_jobs: Quota
     running_jobs: Annotated[Quota, Field(description="More than these wait in the queue.")]
     stored_bytes: Annotated[Quota, Field(description="Uploads and artifacts together.")]
+    waiting_for: Annotated[
+        str | None,
+        Field(
+            description="The limit that keeps queued jobs from being begun; None: nothing but a free worker."
+        ),
+    ]
     window_days: int
 
 
