@@ -85,7 +85,7 @@ class AuditEvent(BaseModel):
     action: Annotated[
         str,
         Field(
-            description="`key.created`, `key.revoked`, `job.created`, `job.cancelled`, `upload.created`, `upload.deleted`, `artifact.downloaded` or `access.denied`."
+            description="`key.created`, `key.revoked`, `job.created`, `job.cancelled`, `job.deleted`, `upload.created`, `upload.deleted`, `artifact.downloaded` or `access.denied`."
         ),
     ]
     address: Annotated[str | None, Field(description="Where the request came from.")]
