@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.problems import RangeNotSatisfiable
 
-ONE_RANGE = re.compile(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", re.IGNORECASE)
+ONE_RANGE = re.compile(r"bytes\s*=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*", re.IGNORECASE | re.ASCII)
 WAIT = re.compile(r"(?:^|[,\s])wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
 ENTITY_TAG = re.compile(r'(?:W/)?("[^"]*")')
 

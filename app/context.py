@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import anyio
 from fastapi import Depends, Request
 
 from app.auth import CurrentCaller, Door
@@ -20,6 +19,7 @@ from app.events.sharing import SharedReads
 from app.jobs.watch import JobWatcher
 from app.rates import RateLimits
 from app.settings import ApiSettings
+from app.uploads.places import UploadPlaces
 from models.database import Database
 from models.settings import Settings
 from models.store import Store
@@ -37,7 +37,7 @@ class Context:
     looks: SharedReads[Look]
     door: Door
     send_hint: Callable[[str], None]
-    uploading: anyio.CapacityLimiter
+    uploading: UploadPlaces
     rates: RateLimits
     probing: dict[str, Threads] = field(default_factory=dict)
 

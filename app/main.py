@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
-import anyio
 from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -36,6 +35,7 @@ from app.quotas.endpoints import router as quota
 from app.rates import RateLimits
 from app.settings import ApiSettings
 from app.uploads.endpoints import router as uploads
+from app.uploads.places import UploadPlaces
 from app.version import VERSION
 from app.webhooks.endpoints import router as webhooks
 from models import telemetry
@@ -110,12 +110,12 @@ def _lifespan(
             looks=SharedReads(),
             door=Door(database, api.auth),
             send_hint=hints.hint,
-            uploading=anyio.CapacityLimiter(api.upload_concurrency),
+            uploading=UploadPlaces(api.upload_concurrency),
             rates=rates,
         )
         looking = asyncio.create_task(watcher.run())
         try:
-            with telemetry.exporting("api"), metrics.reading_from(database, settings.lease_seconds):
+            with telemetry.exporting("api"), metrics.reading_from(database, settings, rates):
                 yield
         finally:
             watcher.close()

@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 from fastapi import Query
@@ -68,10 +68,11 @@ def decode_cursor(cursor: str | None) -> Position | None:
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
         created_at, id = text.split("|")
-        position = Position(datetime.fromisoformat(created_at), id)
-    except (binascii.Error, UnicodeDecodeError, ValueError) as error:
+        moment = datetime.fromisoformat(created_at)
+        position = Position(moment.astimezone(UTC), id)
+    except (binascii.Error, UnicodeDecodeError, ValueError, OverflowError) as error:
         raise _unknown_cursor() from error
-    if position.created_at.tzinfo is None:
+    if moment.tzinfo is None:
         raise _unknown_cursor()
     return position
 

@@ -256,6 +256,9 @@ class StorageFull(Problem):
     status, code, title = 507, "storage_full", "The service has no room for the file"
     retryable = True
 
+    def __init__(self, detail: str, **more: Any) -> None:
+        super().__init__(detail, **{"headers": {"Retry-After": "60"}, **more})
+
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "The request is wrong.", "content": {MEDIA_TYPE: {}}},

@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import structlog
@@ -20,6 +20,7 @@ from app.problems import RateLimited
 from app.settings import ApiSettings
 
 RateClass = Literal["writes", "reads", "streams"]
+RATE_CLASSES: tuple[RateClass, ...] = get_args(RateClass)
 
 REDIS_SECONDS = 0.25  # longer than this a request does not wait for the counter
 PAUSE_SECONDS = 5.0  # after a failure nobody is counted for so long, and nobody waits
@@ -30,7 +31,8 @@ log = structlog.get_logger(__name__)
 class RateLimits:
     """Moving windows, one for each class and caller. Make one in the process's event loop.
 
-    `refused` counts by class; `failures` counts the requests that were let in because Redis failed.
+    `refused` counts by class; `failures` counts how often Redis failed: after each, requests are let in
+    uncounted for `PAUSE_SECONDS`.
     """
 
     def __init__(self, api: ApiSettings, broker: str | None) -> None:

@@ -35,7 +35,9 @@ class ApiSettings(BaseSettings):
 
     auth: Auth = Field(Auth.AUTO, description="Who is served before the first API key.")
     spec_max_bytes: int = Field(256 * 1024, ge=1, description="Largest body of POST /v1/jobs.")
-    upload_concurrency: int = Field(8, ge=1, description="Uploads received at the same time.")
+    upload_concurrency: int = Field(
+        8, ge=1, description="Uploads received at the same time; half of them at most of one tenant."
+    )
     poll_seconds: float = Field(0.25, gt=0, description="Between looks at the jobs that clients wait for.")
     max_wait_seconds: float = Field(60.0, ge=0, description="Longest `Prefer: wait`.")
     metrics_from: tuple[Network, ...] = Field(

@@ -54,6 +54,12 @@ AROUND = (
     f"""INSERT INTO idempotency (tenant, key, request_digest, status, headers, body, created_at)
     {NUMBERS} SELECT {TENANT}, 'key-' || i, '{"0" * 64}', 202, {{none}}, '',
     CASE WHEN i <= {DUE} THEN {{long_ago}} ELSE {{created}} END FROM numbers""",
+    f"""INSERT INTO audit_event (id, tenant, action, at, data)
+    {NUMBERS} SELECT 'aud_' || {DIGITS}, {TENANT}, 'job.created',
+    CASE WHEN i <= {DUE} THEN {{long_ago}} ELSE {{created}} END, {{none}} FROM numbers""",
+    f"""INSERT INTO compute_use (tenant, day, seconds)
+    {NUMBERS} SELECT DISTINCT {TENANT}, {{day}}, 60.0 FROM numbers WHERE i <= 10000""",
+    f"INSERT INTO stored_use (tenant, bytes) {NUMBERS} SELECT {TENANT}, 2 * count(*) FROM numbers GROUP BY 1",
 )
 SQLITE = {
     "json": ":spec",
@@ -61,7 +67,8 @@ SQLITE = {
     "false": "0",
     "created": "strftime('%Y-%m-%d %H:%M:%f000', 'now', (i - :jobs - 1) || ' seconds')",
     "future": "strftime('%Y-%m-%d %H:%M:%f000', 'now', '30 days')",
-    "long_ago": "strftime('%Y-%m-%d %H:%M:%f000', 'now', '-300 days')",
+    "day": "date('now', '-' || (i / 10) || ' days')",
+    "long_ago": "strftime('%Y-%m-%d %H:%M:%f000', 'now', '-500 days')",
 }
 POSTGRES = {
     "json": "CAST(:spec AS JSON)",
@@ -69,7 +76,8 @@ POSTGRES = {
     "false": "FALSE",
     "created": "now() - make_interval(secs => :jobs + 1 - i)",
     "future": "now() + interval '30 days'",
-    "long_ago": "now() - interval '300 days'",
+    "day": "current_date - CAST(i / 10 AS INTEGER)",
+    "long_ago": "now() - interval '500 days'",
 }
 
 
@@ -77,7 +85,7 @@ def fill(database: Database, jobs: int, *, queued: float, around: bool = False) 
     """Add that many jobs a second apart, the newest a moment old, the newest `queued` part of them waiting.
 
     Args:
-        around: As many events, artifacts, uploads, blobs and idempotency keys, too; a few are due.
+        around: As many events, artifacts, uploads, blobs, idempotency keys, audit events, too; a few are due.
     """
     words = SQLITE if database.engine.dialect.name == "sqlite" else POSTGRES
     values = {"jobs": jobs, "queued": round(jobs * queued), "spec": json.dumps(SPEC.model_dump(mode="json"))}

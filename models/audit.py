@@ -1,4 +1,4 @@
-"""Who did what, for those who have to answer for it. Rows are added, never changed."""
+"""Who did what, for those who have to answer for it. Rows are added, never changed, and go by age only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ class AuditEvent(Base):
     """`tenant` is NULL where somebody was turned away who named no key of a tenant."""
 
     __tablename__ = "audit_event"
-    __table_args__ = (Index("ix_audit_event_list", "tenant", "at", "id"),)
+    __table_args__ = (
+        Index("ix_audit_event_list", "tenant", "at", "id"),
+        Index("ix_audit_event_at", "at"),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("aud"))
     tenant: Mapped[str | None] = mapped_column(String(64))

@@ -10,12 +10,24 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, Interval, create_engine, event, func, literal
+from sqlalchemy import (
+    ColumnElement,
+    ColumnExpressionArgument,
+    Connection,
+    Double,
+    Engine,
+    Interval,
+    cast,
+    create_engine,
+    event,
+    func,
+    literal,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session
 
-from models import tally
+from models import tally, usage
 from models.base import UtcDateTime, utc_now
 from models.settings import PoolSettings
 
@@ -71,6 +83,7 @@ class Database:
         """
         with self._turn, Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
+            usage.write(session)
             tally.write(session)
 
     def patiently(self, write: Callable[[Session], T], seconds: float) -> T:
@@ -114,6 +127,15 @@ def after(session: Session, seconds: float) -> ColumnElement[datetime]:
         moment = func.statement_timestamp(type_=UtcDateTime())
         return moment + literal(timedelta(seconds=seconds), Interval())
     return literal(utc_now() + timedelta(seconds=seconds), UtcDateTime())
+
+
+def seconds_since(
+    session: Session, moment: ColumnExpressionArgument[datetime | None]
+) -> ColumnElement[float]:
+    """The seconds from a column's time until now, to the millisecond, by the same clock as `now`."""
+    if session.get_bind().dialect.name == "postgresql":
+        return cast(func.extract("epoch", func.statement_timestamp() - moment), Double())
+    return (func.julianday(now(session)) - func.julianday(moment)) * 86400.0
 
 
 def _for_reading(engine: Engine) -> Engine:

@@ -7,22 +7,24 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from models import lifecycle
+from models import lifecycle, queue
 from models.database import after, now
-from models.job import Job, JobStatus
+from models.job import Job, JobStatus, status_is
 from models.lifecycle import JobError
-from models.queue import status_is
 
 BATCH = 100
 
 
-def expire_queued(session: Session, queue_hours: float, limit: int = BATCH) -> list[str]:
+def expire_queued(
+    session: Session, queue_hours: float, *, compute_minutes: float | None = None, limit: int = BATCH
+) -> list[str]:
     """Fail the jobs that were not begun within `queue_hours` of their creation. Returns their ids.
 
-    One that has run before is not among them: it waits for its next attempt.
+    One that has run before is not among them: it waits for its next attempt. `compute_minutes` is the limit
+    of tenants without an own one: who has used it up is told so.
     """
     overdue = (
-        select(Job.id)
+        select(Job.id, Job.tenant)
         .where(
             status_is(JobStatus.QUEUED),
             Job.created_at < after(session, -queue_hours * 3600),
@@ -31,14 +33,13 @@ def expire_queued(session: Session, queue_hours: float, limit: int = BATCH) -> l
         .order_by(Job.created_at)
         .limit(limit)
     )
-    ids = list(session.scalars(overdue.with_for_update(skip_locked=True)))
-    error = JobError(
-        code="queue_expired",
-        detail=f"No worker took the job within {queue_hours:g} hours.",
-        remedy="Ask the operator whether workers run, then submit the job again.",
-        retryable=True,
-    )
-    return [job_id for job_id in ids if lifecycle.fail_queued(session, job_id, error)]
+    rows = session.execute(overdue.with_for_update(skip_locked=True)).all()
+    held = queue.out_of_minutes(session, compute_minutes) if rows else set()
+    return [
+        row.id
+        for row in rows
+        if lifecycle.fail_queued(session, row.id, _not_begun(queue_hours, row.tenant in held))
+    ]
 
 
 def stop_overdue(session: Session, *, factor: float, extra_minutes: float) -> list[str]:
@@ -56,6 +57,18 @@ def stop_overdue(session: Session, *, factor: float, extra_minutes: float) -> li
         if _is_over(row.claimed_at, minutes := _allowed(row.spec, factor, extra_minutes), moment)
     ]
     return [job_id for job_id, attempt, minutes in overdue if _stop(session, job_id, attempt, minutes)]
+
+
+def _not_begun(queue_hours: float, out_of_minutes: bool) -> JobError:
+    why = ": the tenant's minutes of runs are used up" if out_of_minutes else ""
+    return JobError(
+        code="queue_expired",
+        detail=f"No worker took the job within {queue_hours:g} hours{why}.",
+        remedy="Wait until minutes are free again (GET /v1/quota), or ask the operator for more."
+        if out_of_minutes
+        else "Ask the operator whether workers run, then submit the job again.",
+        retryable=True,
+    )
 
 
 def _allowed(spec: dict[str, object], factor: float, extra_minutes: float) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
-from models import blobs, outbox, queue, quotas, tally
+from models import blobs, outbox, queue, quotas, tally, usage
 from models.artifact import Artifact
 from models.database import after, now
 from models.event import Event
@@ -63,14 +63,17 @@ def claim(
     lease_seconds: float,
     *,
     running_limit: int | None = None,
+    compute_minutes: float | None = None,
     devices: Collection[str] = DEVICES,
 ) -> ClaimedJob | None:
     """Take the job that is next: highest priority, then the tenant with fewest running, then oldest.
 
-    Only jobs whose target is one of `devices` are taken. Tenants that run as many as they may are passed
-    over; `running_limit` is for those without an own one.
+    Only jobs whose target is one of `devices` are taken. Tenants that run as many as they may, or have used
+    up their minutes, are passed over; `running_limit` and `compute_minutes` are for those without own ones.
     """
-    for tenant, device in queue.queues_in_turn(session, running_limit, devices):
+    for tenant, device in queue.queues_in_turn(
+        session, running_limit, devices, compute_minutes=compute_minutes
+    ):
         with session.begin_nested() as undoable:
             job_id = queue.take_head(session, tenant, device)
             if job_id is None:
@@ -117,19 +120,12 @@ def succeed(
         BlobLost: a file's bytes are no longer in the store; store it again.
     """
     expires_at = None if keep_days is None else after(session, keep_days * 86400)
-    _end(
-        session,
-        job_id,
-        attempt,
-        JobStatus.SUCCEEDED,
-        result=result,
-        progress=progress,
-        error=None,
-        expires_at=expires_at,
-    )
+    values = {"result": result, "progress": progress, "error": None, "expires_at": expires_at}
+    tenant = _end(session, job_id, attempt, JobStatus.SUCCEEDED, **values)
     for one in sorted(artifacts, key=lambda one: one.sha256):  # locks in one order
         blobs.attach(session, Blob(one.sha256, one.size, generation=one.generation))
     session.add_all(Artifact(job_id=job_id, **asdict(one)) for one in artifacts)
+    usage.add(session, tenant, sum(one.size for one in artifacts))
     names = [one.name for one in artifacts]
     _tell(session, job_id, attempt, "job.succeeded", "The job is done.", artifacts=names)
 
@@ -298,9 +294,12 @@ def _claim(
     return ClaimedJob(**row._mapping)
 
 
-def _end(session: Session, job_id: str, attempt: int, to: JobStatus, **values: Any) -> None:
-    if _leave(session, job_id, attempt, to, finished_at=now(session), **values) is None:
+def _end(session: Session, job_id: str, attempt: int, to: JobStatus, **values: Any) -> str:
+    """Returns the job's tenant."""
+    row = _leave(session, job_id, attempt, to, finished_at=now(session), **values)
+    if row is None:
         raise LeaseLost(job_id)
+    return str(row.tenant)
 
 
 def _returned(session: Session, job_id: str, code: str) -> int:

@@ -3,7 +3,8 @@
 A URL is taken apart once. Its host is resolved once, every address that comes back must be
 permitted, and the connection goes to one of them: an answer of the name server that changes in
 between has no effect. Redirects are answers like any other and never followed, environment
-variables for proxies are not looked at, and the whole exchange ends at one deadline.
+variables for proxies are not looked at. The lookup ends in a time of its own, and everything at one
+deadline.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -22,8 +23,10 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address, i
 from urllib.parse import SplitResult, urlsplit
 
 from models.addresses import Address, Network, is_metadata, is_public
+from models.lookup import Resolver, looked_up
 
 DEFAULT_PORTS = {"https": 443, "http": 80}
+LOOKUP_SECONDS = 5.0
 LONGEST_URL = 2000
 LONGEST_ANSWER = 16 * 1024
 URL_CHARACTERS = re.compile(r"[A-Za-z0-9._~:/?\[\]@!$&'()*+,;=%-]+")
@@ -31,9 +34,6 @@ LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 HOST_NAME = re.compile(rf"{LABEL}(?:\.{LABEL})*")
 NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
 LOCAL_DOMAINS = ("localhost", "local", "internal", "intranet", "lan", "home.arpa", "onion", "invalid", "test")
-
-Resolver = Callable[[str, int], Sequence[str]]
-"""From a host name and a port to the texts of its addresses; raises OSError where there are none."""
 
 
 class OutboundRefused(Exception):
@@ -151,17 +151,27 @@ def check_url(url: str, policy: OutboundPolicy) -> Target:
 
 
 def addresses_of(
-    target: Target, policy: OutboundPolicy, resolve: Resolver = system_resolver
+    target: Target,
+    policy: OutboundPolicy,
+    resolve: Resolver = system_resolver,
+    *,
+    timeout: float = LOOKUP_SECONDS,
 ) -> list[Address]:
     """The addresses to connect to. One that is not permitted spoils them all.
 
+    Args:
+        timeout: Seconds for the name server.
+
     Raises:
         OutboundRefused: there is such a one.
-        OutboundFailed: the name has no address.
+        OutboundFailed: the name has no address, or the name server does not answer in time.
     """
     literal = _literal(target.host)
     try:
-        found = [literal] if literal else [ip_address(text) for text in resolve(target.host, target.port)]
+        texts = [] if literal else looked_up(resolve, target.host, target.port, timeout)
+        found = [literal] if literal else [ip_address(text) for text in texts]
+    except TimeoutError as error:
+        raise OutboundFailed(f"The host name was not found within {timeout:g} seconds.") from error
     except (OSError, UnicodeError) as error:
         raise OutboundFailed("The host name was not found.") from error
     except ValueError as error:  # an address with a zone: it means something on this machine only
@@ -186,7 +196,7 @@ def post(
     """Send `body` and give the answer, whatever its status.
 
     Args:
-        timeout: Seconds for everything after the name is resolved.
+        timeout: Seconds for everything, of which the lookup of the name may take `LOOKUP_SECONDS`.
         tls: How certificates are checked; default: as the system does.
 
     Raises:
@@ -194,8 +204,8 @@ def post(
         OutboundFailed: there was no answer in time.
     """
     target = check_url(url, policy)
-    addresses = addresses_of(target, policy, resolve)
     deadline = time.monotonic() + timeout
+    addresses = addresses_of(target, policy, resolve, timeout=min(timeout, LOOKUP_SECONDS))
     try:
         with _connected(addresses, target.port, deadline) as plain, _cut_at(deadline, plain):
             return _exchange(plain, target, body, headers, tls)

@@ -1,7 +1,9 @@
 """Whose turn it is: the order in which queued jobs are taken, at a cost that does not grow with them.
 
 Highest priority first, then the tenant with the fewest running, then the oldest job; tenants that run as
-many as they may are passed over. A tenant has a queue for each device that its jobs are meant for, and a
+many as they may, or have used up their minutes, are passed over: their jobs stay as they are and are taken
+when there is room again. Who has begun goes on, so that no work is lost; a tenant may overdraw its minutes by
+what its running jobs still take. A tenant has a queue for each device that its jobs are meant for, and a
 worker looks at those of its own devices. Only the head of a queue can be next, so the heads are compared,
 one index probe each: the cost grows with the tenants that wait, not with their jobs. (Jobs that back off
 after a lost worker stand in the same index and are stepped over; there are never more of them than
@@ -21,35 +23,38 @@ from sqlalchemy import (
     Subquery,
     func,
     literal,
+    not_,
     or_,
     select,
     union_all,
 )
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from models import minutes
 from models.database import now
 from models.job import Job, JobStatus
+from models.job import status_is as status_is
 from models.quota import TenantQuota, running_limit_or
 from models.spec import DEVICES
 
 MOST_COUNTED = 1000
 
 
-def status_is(status: JobStatus) -> ColumnElement[bool]:
-    """The condition, written out: a parameter would keep the planner from using a partial index."""
-    return Job.status == literal(status, Job.status.type, literal_execute=True)
-
-
 def queues_in_turn(
-    session: Session, running_limit: int | None = None, devices: Collection[str] = DEVICES
+    session: Session,
+    running_limit: int | None = None,
+    devices: Collection[str] = DEVICES,
+    *,
+    compute_minutes: float | None = None,
 ) -> list[tuple[str, str]]:
     """Tenant and device of the queues that have a job to be taken now, the one whose turn it is first.
 
-    Tenants that run as many as they may are left out; `running_limit` is for those without an own one.
+    Tenants that run as many as they may, or have used up their minutes, are left out; `running_limit` and
+    `compute_minutes` are for those without own ones.
     """
     if not devices:
         return []
-    heads = _heads(session, running_limit, devices)
+    heads = _heads(session, running_limit, compute_minutes, devices)
     in_turn = select(heads.c.tenant, heads.c.device).order_by(
         heads.c.priority.desc(), heads.c.running, heads.c.created_at, heads.c.tenant, heads.c.device
     )
@@ -70,11 +75,12 @@ def claimable(
     most: int = MOST_COUNTED,
     *,
     running_limit: int | None = None,
+    compute_minutes: float | None = None,
     devices: Collection[str] = DEVICES,
 ) -> int:
     """How many jobs wait for a worker now, counted up to `most`; none of tenants that may run no more."""
     left = most
-    for tenant, device in queues_in_turn(session, running_limit, devices):
+    for tenant, device in queues_in_turn(session, running_limit, devices, compute_minutes=compute_minutes):
         if left == 0:
             break
         waiting = _in_order(select(Job.id), session, tenant, device).limit(left).subquery()
@@ -82,7 +88,20 @@ def claimable(
     return most - left
 
 
-def _heads(session: Session, running_limit: int | None, devices: Collection[str]) -> Subquery:
+def out_of_minutes(session: Session, compute_minutes: float | None = None) -> set[str]:
+    """The tenants whose queued jobs wait because their minutes are used up."""
+    waiting = _waiting_tenants()
+    held = (
+        select(waiting.c.tenant)
+        .outerjoin(TenantQuota, TenantQuota.tenant == waiting.c.tenant)
+        .where(waiting.c.tenant.is_not(None), minutes.used_up(session, waiting.c.tenant, compute_minutes))
+    )
+    return set(session.scalars(held))
+
+
+def _heads(
+    session: Session, running_limit: int | None, compute_minutes: float | None, devices: Collection[str]
+) -> Subquery:
     """The first job of each queue of tenants that may run one more, with how many the tenant runs."""
     waiting = _waiting_tenants()
     heads = union_all(
@@ -101,7 +120,11 @@ def _heads(session: Session, running_limit: int | None, devices: Collection[str]
     return (
         select(heads)
         .outerjoin(TenantQuota, TenantQuota.tenant == heads.c.tenant)
-        .where(heads.c.created_at.is_not(None), or_(limit.is_(None), heads.c.running < limit))
+        .where(
+            heads.c.created_at.is_not(None),
+            or_(limit.is_(None), heads.c.running < limit),
+            not_(minutes.used_up(session, heads.c.tenant, compute_minutes)),
+        )
         .subquery()
     )
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from models.artifact import Artifact
 from models.database import now
-from models.job import Job, JobStatus
-from models.queue import status_is
+from models.job import Job, JobStatus, status_is
+from models.minutes import WINDOW_DAYS as WINDOW_DAYS
+from models.minutes import used_seconds
 from models.quota import UNLIMITED, ComputeUse, TenantQuota
 from models.settings import Settings
-from models.upload import Upload
-
-WINDOW_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -66,27 +63,10 @@ def active_jobs(session: Session, tenant: str, status: JobStatus) -> int:
     return session.execute(counted).scalar_one()
 
 
-def stored_bytes(session: Session, tenant: str) -> int:
-    """Bytes of the tenant's uploads and of its jobs' artifacts."""
-    uploads = select(func.coalesce(func.sum(Upload.size), 0)).where(Upload.tenant == tenant)
-    artifacts = (
-        select(func.coalesce(func.sum(Artifact.size), 0))
-        .join(Job, Job.id == Artifact.job_id)
-        .where(Job.tenant == tenant)
-    )
-    return int(session.execute(uploads).scalar_one()) + int(session.execute(artifacts).scalar_one())
-
-
 def compute_minutes(session: Session, tenant: str) -> float:
     """Minutes that the tenant's runs took within the window, those going on included."""
-    moment = _moment(session)
-    oldest = (moment - timedelta(days=WINDOW_DAYS)).date()
-    ended = select(func.coalesce(func.sum(ComputeUse.seconds), 0.0)).where(
-        ComputeUse.tenant == tenant, ComputeUse.day > oldest
-    )
-    running = select(Job.claimed_at).where(Job.tenant == tenant, status_is(JobStatus.RUNNING))
-    live = sum((moment - start).total_seconds() for start in session.scalars(running) if start)
-    return (float(session.execute(ended).scalar_one()) + live) / 60
+    used = select(used_seconds(session, tenant))
+    return float(session.execute(used).scalar_one()) / 60
 
 
 def within_running_limit(session: Session, tenant: str, default: int | None) -> bool:

@@ -7,15 +7,16 @@ here, they become garbage (`models.blobs`).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Delete, and_, case, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, Delete, Row, and_, case, delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from models import blobs
+from models import blobs, usage
 from models.artifact import Artifact
+from models.audit import AuditEvent
 from models.checkpoint import Checkpoint
 from models.database import after, now
 from models.event import Event
@@ -34,6 +35,8 @@ class Keeping:
     upload_days: float
     event_days: float
     idempotency_hours: float
+    audit_days: float
+    """0: for ever."""
 
 
 def sweep_jobs(session: Session, keeping: Keeping, limit: int = BATCH) -> list[str]:
@@ -89,12 +92,33 @@ def forget_idempotency_keys(session: Session, keeping: Keeping, limit: int = BAT
     return len(session.scalars(forgotten).all())
 
 
+def forget_audit_events(session: Session, keeping: Keeping, limit: int = BATCH) -> int:
+    """Remove audit events older than they are kept. Returns how many."""
+    if keeping.audit_days == 0:
+        return 0
+    old = (
+        select(AuditEvent.id)
+        .where(AuditEvent.at < _days(session, -keeping.audit_days))
+        .order_by(AuditEvent.at)
+        .limit(limit)
+    )
+    forgotten = (
+        delete(AuditEvent)
+        .where(AuditEvent.id.in_(old.with_for_update(skip_locked=True)))
+        .returning(AuditEvent.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(session.scalars(forgotten).all())
+
+
 def remove_uploads(session: Session, ids: Collection[str]) -> None:
     """Remove uploads that no job needs; their rows are locked by the caller."""
-    digests = session.scalars(select(Upload.sha256).where(Upload.id.in_(ids))).all()
+    removed = session.execute(
+        select(Upload.tenant, Upload.sha256, Upload.size).where(Upload.id.in_(ids))
+    ).all()
     _run(session, delete(JobUpload).where(JobUpload.upload_id.in_(ids)))
     _run(session, delete(Upload).where(Upload.id.in_(ids)))
-    blobs.detach(session, digests)
+    _give_up_bytes(session, removed)
 
 
 def remove_job(session: Session, job: Job, upload_days: float) -> None:
@@ -107,9 +131,10 @@ def remove_job(session: Session, job: Job, upload_days: float) -> None:
 
 def drop_artifacts(session: Session, job_ids: Collection[str]) -> None:
     """Remove the files of jobs; the bytes go unless something else refers to them."""
-    digests = session.scalars(select(Artifact.sha256).where(Artifact.job_id.in_(job_ids))).all()
+    of_jobs = select(Job.tenant, Artifact.sha256, Artifact.size).join(Job, Job.id == Artifact.job_id)
+    removed = session.execute(of_jobs.where(Artifact.job_id.in_(job_ids))).all()
     _run(session, delete(Artifact).where(Artifact.job_id.in_(job_ids)))
-    blobs.detach(session, digests)
+    _give_up_bytes(session, removed)
 
 
 def release_uploads(session: Session, job_ids: Collection[str], upload_days: float) -> None:
@@ -129,6 +154,15 @@ def job_that_needs(session: Session, upload_id: str) -> str | None:
     """The id of a job that has not ended and refers to the upload."""
     users = select(JobUpload.job_id).join(Job, and_(Job.id == JobUpload.job_id, Job.status.not_in(TERMINAL)))
     return session.scalars(users.where(JobUpload.upload_id == upload_id).limit(1)).first()
+
+
+def _give_up_bytes(session: Session, removed: Iterable[Row[str, str, int]]) -> None:
+    """Of rows that were removed: tenant, digest, size."""
+    digests = []
+    for tenant, sha256, size in removed:
+        usage.add(session, tenant, -size)
+        digests.append(sha256)
+    blobs.detach(session, digests)
 
 
 def _events_end(job: Job, keeping: Keeping) -> datetime | None:

@@ -29,7 +29,11 @@ STALE_SECONDS = 24 * 3600.0  # no upload takes so long; what is older was left b
 PROBED = "health"  # nothing lies below it, so that a probe lists nothing
 # A request may take long, as long as bytes come. Reading goes on where it was cut off; in all, a store
 # that answers nothing but errors is given up after about a quarter of a minute.
-CLIENT: ClientConfig = {"timeout": timedelta(minutes=5), "read_timeout": timedelta(seconds=30)}
+CLIENT: ClientConfig = {
+    "connect_timeout": timedelta(seconds=10),  # the lookup of the name included
+    "timeout": timedelta(minutes=5),
+    "read_timeout": timedelta(seconds=30),
+}
 RETRY: RetryConfig = {
     "max_retries": 8,
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 2},

@@ -10,7 +10,7 @@ from models.checkpoint import Checkpoint
 from models.event import Event
 from models.idempotency import IdempotencyKey
 from models.job import Job, JobStatus
-from models.quota import ComputeUse, TenantQuota
+from models.quota import ComputeUse, StoredUse, TenantQuota
 from models.shard import Shard, ShardStatus
 from models.tally import Tally
 from models.upload import JobUpload, Upload, UploadKind
@@ -34,6 +34,7 @@ __all__ = [
     "Scope",
     "Shard",
     "ShardStatus",
+    "StoredUse",
     "Tally",
     "TenantQuota",
     "Upload",

@@ -17,7 +17,7 @@ import typer
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from models import blobs, retention
+from models import blobs, retention, usage
 from models.blob import Garbage
 from models.database import Database, after, now
 from models.job import TERMINAL, Job
@@ -42,7 +42,10 @@ def round(database: Database, store: Store, settings: Settings) -> Counts:
 
 
 def collect(database: Database, store: Store, settings: Settings) -> Counts:
-    """Go on until nothing is left, then look through the store and this machine's folders."""
+    """Go on until nothing is left, then look through the store and this machine's folders.
+
+    The tenants' counters of stored bytes are compared with their files and set right.
+    """
     counts: Counts = Counter()
     while more := round(database, store, settings):
         counts += more
@@ -51,6 +54,9 @@ def collect(database: Database, store: Store, settings: Settings) -> Counts:
             counts["strays"] += len(_give_up_strays(session, keys))
     while emptied := empty_garbage(database, store):
         counts["keys"] += emptied
+    for tenant in _tenants(database):
+        with database.transaction() as session:
+            counts["stored_bytes_recounted"] += usage.recount(session, tenant) != 0
     counts["partial_writes"] = store.drop_partial_writes()
     counts["work_folders"] = len(sweep(database, settings.data_dir))
     return +counts
@@ -62,6 +68,10 @@ def preview(database: Database, store: Store, settings: Settings) -> Counts:
     with database.rehearsal() as session:
         while more := _expire(session, _keeping(settings)):
             counts += more
+        usage.write(session)
+        counts["stored_bytes_recounted"] = sum(
+            usage.recount(session, tenant) != 0 for tenant in usage.tenants(session)
+        )
         known = set(session.scalars(select(Garbage.key)))
     counts["keys"] = len(known)
     for keys in _batches(_objects(store)):
@@ -114,12 +124,23 @@ def _expire(session: Session, keeping: Keeping) -> Counts:
         jobs=len(retention.sweep_jobs(session, keeping)),
         uploads=len(retention.expire_uploads(session, keeping)),
         idempotency_keys=retention.forget_idempotency_keys(session, keeping),
+        audit_events=retention.forget_audit_events(session, keeping),
         blobs=len(blobs.give_up(session, BATCH)),
     )
 
 
 def _keeping(settings: Settings) -> Keeping:
-    return Keeping(settings.upload_days, settings.event_days, settings.idempotency_hours)
+    return Keeping(
+        upload_days=settings.upload_days,
+        event_days=settings.event_days,
+        idempotency_hours=settings.idempotency_hours,
+        audit_days=settings.audit_days,
+    )
+
+
+def _tenants(database: Database) -> list[str]:
+    with database.session() as session:
+        return usage.tenants(session)
 
 
 def _delete(store: Store, key: str) -> bool:

@@ -25,7 +25,7 @@ from models.signing import derive_secret, secret_check
 from worker.process import run_until_told
 
 USER_AGENT = "axforge-webhooks/1"
-SPARE_SECONDS = 60.0  # of a lease, for the name server and the database
+SPARE_SECONDS = 60.0  # of a lease, for the database
 SHOWN_CHARACTERS = 200
 FORGET_SECONDS = 600.0
 log = structlog.get_logger(__name__)

@@ -20,14 +20,27 @@ from worker.process import run_until_told
 log = structlog.get_logger(__name__)
 
 
-def top_up(database: Database, broker: str, running_limit: int | None = None) -> int:
-    """Send the hints that are missing. Returns how many the broker took."""
-    return sum(_top_up(database, broker, running_limit, device) for device in DEVICES)
+def top_up(
+    database: Database,
+    broker: str,
+    *,
+    running_limit: int | None = None,
+    compute_minutes: float | None = None,
+) -> int:
+    """Send the hints that are missing. Returns how many the broker took.
+
+    The limits are those of tenants without own ones.
+    """
+    return sum(_top_up(database, broker, running_limit, compute_minutes, device) for device in DEVICES)
 
 
-def _top_up(database: Database, broker: str, running_limit: int | None, device: str) -> int:
+def _top_up(
+    database: Database, broker: str, running_limit: int | None, compute_minutes: float | None, device: str
+) -> int:
     with database.session() as session:
-        queued = queue.claimable(session, running_limit=running_limit, devices=(device,))
+        queued = queue.claimable(
+            session, running_limit=running_limit, compute_minutes=compute_minutes, devices=(device,)
+        )
         queued += shards.claimable(session, running_limit=running_limit, devices=(device,))
     if queued == 0:
         return 0
@@ -51,7 +64,12 @@ def run_forever(stop: threading.Event, settings: Settings) -> None:
     try:
         while not stop.is_set():
             try:
-                top_up(database, broker, settings.quota_running_jobs)
+                top_up(
+                    database,
+                    broker,
+                    running_limit=settings.quota_running_jobs,
+                    compute_minutes=settings.quota_compute_minutes,
+                )
             except DBAPIError as error:
                 log.warning("database_unreachable", reason=type(error.orig).__name__)
             stop.wait(settings.dispatch_seconds)

@@ -34,7 +34,9 @@ def take_back(database: Database, settings: Settings) -> Requeued:
 def end_overdue(database: Database, settings: Settings) -> list[str]:
     """Fail the jobs that nobody began in time, and the runs that take much longer than their budget."""
     with database.transaction() as session:
-        ended = deadlines.expire_queued(session, settings.queue_hours)
+        ended = deadlines.expire_queued(
+            session, settings.queue_hours, compute_minutes=settings.quota_compute_minutes
+        )
     with database.transaction() as session:
         ended += deadlines.stop_overdue(
             session, factor=settings.runtime_factor, extra_minutes=settings.runtime_extra_minutes

@@ -84,7 +84,7 @@ class DatabaseReporter:
                         data={"stage": stage},
                     )
                 )
-        document |= {"memory_bytes": peak_rss_bytes(), "device_memory_bytes": peak_device_bytes()}
+        document |= _memory()
         self._write(
             lambda session: self._note_cancel(
                 journal.write_progress(session, self._job_id, self._attempt, document)
@@ -155,3 +155,9 @@ class DatabaseReporter:
 
     def _note_cancel(self, requested: bool) -> None:
         self._stop = self._stop or requested
+
+
+def _memory() -> dict[str, int]:
+    """What the run has held at most; of a GPU only where it uses one."""
+    device = peak_device_bytes()
+    return {"memory_bytes": peak_rss_bytes()} | ({} if device is None else {"device_memory_bytes": device})

@@ -91,6 +91,7 @@ class Supervisor:
                 worker_name(),
                 self.settings.lease_seconds,
                 running_limit=self.settings.quota_running_jobs,
+                compute_minutes=self.settings.quota_compute_minutes,
                 devices=devices_served(self.settings.worker_devices),
             )
         if job is None:

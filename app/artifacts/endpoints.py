@@ -75,7 +75,7 @@ def download_artifact(
     if not none_match(if_none_match, _etag(row)):
         return _not_modified(row)
     # The store knows another ETag, so that `If-Range` would begin the file anew there.
-    address = service.elsewhere(context, row) if range is None else None
+    address = service.elsewhere(context, caller, row) if range is None else None
     if address is not None:
         return RedirectResponse(address, status_code=307, headers={"Cache-Control": "no-store"})
     part = requested_range(range, if_range, _etag(row), row.size)

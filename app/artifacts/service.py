@@ -60,14 +60,12 @@ def read(context: Context, caller: Caller, row: ArtifactRow, part: ByteRange | N
         pieces = context.store.open_range(blob_key(row.sha256, row.generation), part.start, part.end)
     except BlobNotFound as error:
         raise _gone() from error
-    with context.database.transaction() as session:
-        span = {"first_byte": part.start, "end_byte": part.end}
-        audit.record(session, caller, "artifact.downloaded", row.job_id, name=row.name, **span)
+    _note_download(context, caller, row, part)
     return pieces
 
 
-def elsewhere(context: Context, row: ArtifactRow) -> str | None:
-    """Where the store itself gives the file out; None where it does not, or is not to.
+def elsewhere(context: Context, caller: Caller, row: ArtifactRow) -> str | None:
+    """Where the store itself gives the file out, which goes on record; None where it does not, or is not to.
 
     Raises:
         Gone: the store has it no longer.
@@ -76,6 +74,8 @@ def elsewhere(context: Context, row: ArtifactRow) -> str | None:
     address = context.store.presigned(blob_key(row.sha256, row.generation), seconds) if seconds else None
     if address is not None and not context.store.exists(blob_key(row.sha256, row.generation)):
         raise _gone()
+    if address is not None:
+        _note_download(context, caller, row, ByteRange(0, row.size))
     return address
 
 
@@ -91,6 +91,12 @@ def describe(row: ArtifactRow) -> Artifact:
         created_at=row.created_at,
         url=f"/v1/jobs/{row.job_id}/artifacts/{quote(row.name)}",
     )
+
+
+def _note_download(context: Context, caller: Caller, row: ArtifactRow, part: ByteRange) -> None:
+    with context.database.transaction() as session:
+        span = {"first_byte": part.start, "end_byte": part.end}
+        audit.record(session, caller, "artifact.downloaded", row.job_id, name=row.name, **span)
 
 
 def _gone() -> Gone:

@@ -16,8 +16,8 @@ class AuditEvent(Resource):
     id: str
     object: Literal["audit_event"]
     action: str = Field(
-        description="`key.created`, `key.revoked`, `job.created`, `job.cancelled`, `upload.created`, "
-        "`upload.deleted`, `artifact.downloaded` or `access.denied`.",
+        description="`key.created`, `key.revoked`, `job.created`, `job.cancelled`, `job.deleted`, "
+        "`upload.created`, `upload.deleted`, `artifact.downloaded` or `access.denied`.",
         examples=["job.created"],
     )
     subject: str | None = Field(description="Id of what it was done to.", examples=["job_0190…"])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BeforeValidator
 from starlette.concurrency import run_in_threadpool
 
 from app.auth import CurrentCaller, needs
@@ -21,6 +18,7 @@ from app.jobs import service
 from app.jobs.examples import JOB_EXAMPLES
 from app.jobs.repository import JobFilter
 from app.jobs.schemas import Job, JobList, Plan
+from app.moments import Moment
 from app.pages import Cursor, Limit
 from app.schemas import JobId
 from models.api_key import Scope
@@ -29,7 +27,6 @@ from models.spec import JobSpec
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[needs(Scope.JOBS)])
 
-DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 SPEC_SCHEMA = {"$ref": "#/components/schemas/JobSpec"}
 ETAG_HEADER = {"ETag": {"schema": {"type": "string"}, "description": "Version of the job."}}
 JOB_HEADERS: dict[str, Any] = {
@@ -37,16 +34,6 @@ JOB_HEADERS: dict[str, Any] = {
     "Location": {"schema": {"type": "string"}, "description": "Path of the job."},
     "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds until a look is worthwhile."},
 }
-
-
-def _dated(given: Any) -> Any:
-    """Seconds since 1970 would be taken for a time as well, and a slip of the keyboard for seconds."""
-    if isinstance(given, str) and not DATE.match(given):
-        raise ValueError("Expected a date and a time, such as 2026-01-31T12:00:00Z")
-    return given
-
-
-Moment = Annotated[datetime, BeforeValidator(_dated)]
 
 
 @router.post(
@@ -102,8 +89,8 @@ def list_jobs(
     narrowed = JobFilter(
         statuses=tuple(status or ()),
         name=name,
-        created_after=_in_utc(created_after),
-        created_before=_in_utc(created_before),
+        created_after=created_after,
+        created_before=created_before,
     )
     return service.page(context, tenant, narrowed, cursor, limit)
 
@@ -187,7 +174,3 @@ async def _wait(
             await watch.until(lambda state: state.done, seconds)
         elif not none_match(if_none_match, service.etag(version)):
             await watch.until(lambda state: state.version > version, seconds)
-
-
-def _in_utc(moment: datetime | None) -> datetime | None:
-    return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from app.moments import in_utc
 from app.schemas import Resource
 from models.api_key import Scope
 from models.base import utc_now
@@ -20,7 +21,6 @@ def _unique(scopes: list[Scope]) -> list[Scope]:
 
 
 def _future(moment: datetime) -> datetime:
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if moment <= utc_now():
         raise ValueError("the key would have expired already; give a time that is to come")
     return moment
@@ -28,7 +28,7 @@ def _future(moment: datetime) -> datetime:
 
 KeyName = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Scopes = Annotated[list[Scope], Field(min_length=1, max_length=len(Scope)), AfterValidator(_unique)]
-Expiry = Annotated[datetime, AfterValidator(_future)]
+Expiry = Annotated[datetime, AfterValidator(in_utc), AfterValidator(_future)]
 
 
 class NewApiKey(BaseModel):

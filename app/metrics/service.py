@@ -9,9 +9,12 @@ from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, disabl
 
 from app.bounded import Threads
 from app.metrics.http import HttpMetrics
+from app.metrics.rates import RateMetrics
 from app.metrics.stored import StoredMetrics
+from app.rates import RateLimits
 from app.version import VERSION
 from models.database import Database
+from models.settings import Settings
 
 
 class Metrics:
@@ -29,12 +32,15 @@ class Metrics:
         build.labels(VERSION).set(1)
 
     @contextmanager
-    def reading_from(self, database: Database, lease_seconds: float) -> Iterator[None]:
-        """Show what this database holds, too."""
-        self.stored = StoredMetrics(database, lease_seconds)
+    def reading_from(self, database: Database, settings: Settings, rates: RateLimits) -> Iterator[None]:
+        """Show what this database holds, too, and what these limits counted."""
+        self.stored = StoredMetrics(database, settings)
         self.reading = Threads(1)
+        of_rates = RateMetrics(rates)
         self.registry.register(self.stored)
+        self.registry.register(of_rates)
         try:
             yield
         finally:
+            self.registry.unregister(of_rates)
             self.registry.unregister(self.stored)

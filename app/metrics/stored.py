@@ -17,6 +17,7 @@ from app.metrics import repository
 from app.metrics.repository import Queue, Running
 from models import tally
 from models.database import Database
+from models.settings import Settings
 
 FRESH_SECONDS = 2.0
 # Older than this, what was read says nothing about now: the database does not answer in time.
@@ -67,14 +68,14 @@ class StoredMetrics(Collector):
     """Shows the last snapshot; `refresh` takes a new one unless the last is fresh.
 
     Args:
-        lease_seconds: How long a heartbeat extends a lease.
+        settings: How long a heartbeat extends a lease, and the minutes of tenants without own limit.
     """
 
     def __init__(
-        self, database: Database, lease_seconds: float, *, clock: Callable[[], float] = time.monotonic
+        self, database: Database, settings: Settings, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._database = database
-        self._lease_seconds = lease_seconds
+        self._settings = settings
         self._clock = clock
         self._snapshot: Snapshot | None = None
         self._lock = threading.Lock()
@@ -88,7 +89,7 @@ class StoredMetrics(Collector):
                 with self._database.session() as session:
                     self._snapshot = Snapshot(
                         self._clock(),
-                        repository.queue(session),
+                        repository.queue(session, self._settings.quota_compute_minutes),
                         repository.running(session),
                         repository.totals(session),
                     )
@@ -106,7 +107,7 @@ class StoredMetrics(Collector):
         yield _gauge("axforge_database_up", "Whether the database was read.", float(snapshot is not None))
         if snapshot is not None:
             yield from _of_queue(snapshot)
-            yield from _of_runs(snapshot, self._lease_seconds)
+            yield from _of_runs(snapshot, self._settings.lease_seconds)
             yield from _counters(snapshot.totals)
             yield _stages(snapshot.totals)
 
@@ -121,6 +122,7 @@ def _of_queue(snapshot: Snapshot) -> Iterator[Metric]:
     jobs.add_metric(["running"], len(snapshot.running))
     yield jobs
     yield _gauge("axforge_jobs_claimable", "Queued jobs whose time has come.", queue.claimable)
+    yield _gauge("axforge_jobs_held", "Queued jobs whose tenants have used up their minutes.", queue.held)
     waited = 0.0 if queue.oldest is None else max(0.0, (queue.clock - queue.oldest).total_seconds())
     yield _gauge(
         "axforge_jobs_oldest_queued_age_seconds", "Since the first queued job could have started.", waited
@@ -145,8 +147,9 @@ def _of_runs(snapshot: Snapshot, lease_seconds: float) -> Iterator[Metric]:
         labels=["kind"],
     )
     for kind, field in (("host", "memory_bytes"), ("device", "device_memory_bytes")):
-        told = [(run.progress or {}).get(field, 0) for run in snapshot.running]
-        memory.add_metric([kind], max(told, default=0))
+        told = [run.progress[field] for run in snapshot.running if run.progress and field in run.progress]
+        if told:  # a run on a machine without a GPU says nothing of one, and that is not 0
+            memory.add_metric([kind], max(told))
     yield memory
 
 

@@ -73,6 +73,8 @@ def show(tenant: Tenant) -> None:
         quota = getattr(found, name)
         limit = NO_LIMIT if quota.limit is None else f"{quota.limit:,.10g}"
         typer.echo(f"{name:<16} {quota.used:>20,.10g} of {limit}")
+    if found.waiting_for is not None:
+        typer.echo(f"queued jobs wait for {found.waiting_for}")
 
 
 def _number(option: str, text: str | None, *, least: int = 0, whole: bool = True) -> float | None:

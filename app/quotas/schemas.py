@@ -25,3 +25,6 @@ class Quotas(Resource):
     stored_bytes: Quota = Field(description="Uploads and artifacts together.")
     compute_minutes: Quota = Field(description="Of runs within `window_days`.")
     window_days: int
+    waiting_for: Literal["compute_minutes", "running_jobs"] | None = Field(
+        description="The limit that keeps queued jobs from being begun; None: nothing but a free worker."
+    )

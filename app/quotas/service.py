@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from sqlalchemy.orm import Session
 
 from app.context import Context
 from app.problems import ComputeQuotaExceeded, QueueQuotaExceeded, QuotaState, StorageQuotaExceeded
 from app.quotas.schemas import Quota, Quotas
-from models import quotas
+from models import quotas, usage
 from models.job import JobStatus
 from models.settings import Settings
 
@@ -26,14 +28,28 @@ def describe(session: Session, tenant: str, settings: Settings) -> Quotas:
     queued = quotas.active_jobs(session, tenant, JobStatus.QUEUED)
     running = quotas.active_jobs(session, tenant, JobStatus.RUNNING)
     minutes = round(quotas.compute_minutes(session, tenant), 2)
-    return Quotas(
+    quota = Quotas(
         object="quota",
         queued_jobs=Quota(limit=limits.queued_jobs, used=queued),
         running_jobs=Quota(limit=limits.running_jobs, used=running),
-        stored_bytes=Quota(limit=limits.stored_bytes, used=quotas.stored_bytes(session, tenant)),
+        stored_bytes=Quota(limit=limits.stored_bytes, used=usage.stored_bytes(session, tenant)),
         compute_minutes=Quota(limit=limits.compute_minutes, used=minutes),
         window_days=quotas.WINDOW_DAYS,
+        waiting_for=None,
     )
+    return quota.model_copy(update={"waiting_for": _waiting_for(quota)})
+
+
+def _waiting_for(quota: Quotas) -> Literal["compute_minutes", "running_jobs"] | None:
+    if quota.queued_jobs.used == 0:
+        return None
+    if _is_met(quota.compute_minutes):
+        return "compute_minutes"
+    return "running_jobs" if _is_met(quota.running_jobs) else None
+
+
+def _is_met(quota: Quota) -> bool:
+    return quota.limit is not None and quota.used >= quota.limit
 
 
 def check_may_queue(session: Session, tenant: str, settings: Settings) -> None:
@@ -65,7 +81,7 @@ def check_may_queue(session: Session, tenant: str, settings: Settings) -> None:
 def storage_left(session: Session, tenant: str, settings: Settings) -> int | None:
     """Bytes that the tenant may still store; None is without limit."""
     limit = quotas.limits_of(session, tenant, settings).stored_bytes
-    return None if limit is None else limit - quotas.stored_bytes(session, tenant)
+    return None if limit is None else limit - usage.stored_bytes(session, tenant)
 
 
 def check_may_store(session: Session, tenant: str, settings: Settings, size: int) -> None:
@@ -89,7 +105,7 @@ def storage_exceeded(
     limit = quotas.limits_of(session, tenant, settings).stored_bytes
     return StorageQuotaExceeded(
         QuotaState(
-            name="stored_bytes", limit=limit or 0, used=quotas.stored_bytes(session, tenant), asked=asked
+            name="stored_bytes", limit=limit or 0, used=usage.stored_bytes(session, tenant), asked=asked
         ),
         "Remove uploads that are not needed (DELETE /v1/uploads/{id}), or ask the operator for more.",
     )

@@ -95,15 +95,16 @@ async def create_upload(
         raise UnsupportedMediaType("The file is said to be a form.", remedy=multipart.HOW_TO_SEND)
     name = _checked_name(filename)
     announced = service.Announced(kind, name, type_of(kind, name), sha256 or _digest_in(repr_digest))
-    answer = await anyio.to_thread.run_sync(
-        service.receive,
-        context,
-        caller,
-        announced,
-        _from_thread(body),
-        idempotency,
-        limiter=context.uploading,
-    )
+    async with context.uploading.of(caller.tenant) as threads:
+        answer = await anyio.to_thread.run_sync(
+            service.receive,
+            context,
+            caller,
+            announced,
+            _from_thread(body),
+            idempotency,
+            limiter=threads,
+        )
     return answer.response()
 
 

@@ -6,6 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.pages import Position
+from models import usage
 from models.upload import Upload, UploadKind
 
 
@@ -30,6 +31,7 @@ def page(
 def add(session: Session, upload: Upload) -> None:
     """Store the record of an upload whose bytes are in the store."""
     session.add(upload)
+    usage.add(session, upload.tenant, upload.size)
     session.flush()
 
 

@@ -25,6 +25,7 @@ from app.webhooks.schemas import (
 from models import outbox
 from models.base import new_id, utc_now
 from models.outbound import OutboundRefused, check_url
+from models.quotas import one_at_a_time
 from models.signing import NewSecret, new_secret
 from models.webhook import DeliveryStatus
 from models.webhook import Webhook as WebhookRow
@@ -55,6 +56,7 @@ def create(context: Context, tenant: str, wanted: NewWebhook, request: Keyed) ->
     limit = context.api.webhooks_max
 
     def store(session: Session) -> Answer:
+        one_at_a_time(session, f"webhooks:{tenant}")  # two at once would both find room for the last
         if repository.count(session, tenant) >= limit:
             raise TooManyWebhooks(
                 f"There are {limit} webhooks, the most that one may have here.",

@@ -79,7 +79,18 @@ def test_range_outside_the_file(client: TestClient, url: str, header: str) -> No
     assert answer.json()["code"] == "range_not_satisfiable"
 
 
-@pytest.mark.parametrize("header", ["bytes=0-1,4-5", "lines=1-2", "bytes=5-2", "bytes=-", "bytes"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "bytes=0-1,4-5",
+        "lines=1-2",
+        "bytes=5-2",
+        "bytes=-",
+        "bytes",
+        f"bytes={'9' * 5000}-",
+        f"bytes=-{'9' * 5000}",
+    ],
+)
 def test_other_ranges_give_the_whole_file(client: TestClient, url: str, header: str) -> None:
     answer = client.get(url, headers={"Range": header})
     assert (answer.status_code, answer.content) == (200, CONTENT)
@@ -173,6 +184,8 @@ def test_whole_files_come_from_a_store_that_signs(signing: TestClient, url: str)
     assert answer.headers["Cache-Control"] == "no-store"
     assert signing.head(url).status_code == 200
     assert signing.get(url, headers={"If-None-Match": f'"{SHA256}"'}).status_code == 304
+    [event] = signing.get("/v1/audit", params={"action": "artifact.downloaded"}).json()["data"]
+    assert event["data"] == {"name": "model.onnx", "first_byte": 0, "end_byte": len(CONTENT)}
 
 
 def test_parts_of_files_come_from_here(signing: TestClient, url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections.abc import Callable
@@ -267,3 +268,12 @@ def test_time_that_is_no_date_is_refused(client: TestClient, moment: str) -> Non
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["parameter"] == "created_after"
     assert "2026-01-31T12:00:00Z" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_time_that_utc_does_not_have_is_refused(client: TestClient, moment: str) -> None:
+    answer = client.get("/v1/jobs", params={"created_before": moment})
+    assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, "created_before")
+    forged = base64.urlsafe_b64encode(f"{moment}|job_0".encode()).decode().rstrip("=")
+    answer = client.get("/v1/jobs", params={"cursor": forged})
+    assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, "cursor")

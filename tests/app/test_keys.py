@@ -62,6 +62,11 @@ def test_secret_is_shown_once_and_stored_as_a_digest(client: TestClient, databas
             "/expires_at",
             "expired already",
         ),
+        (
+            {"name": "x", "scopes": ["jobs"], "expires_at": "9999-12-31T23:59:59-14:00"},
+            "/expires_at",
+            "years 1 and 9999",
+        ),
         ({"name": "a\nb", "scopes": ["jobs"]}, "/name", "match pattern"),
     ],
 )

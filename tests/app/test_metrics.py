@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import event, text, update
+from sqlalchemy import event, update
 
 from app.main import create_app
-from app.metrics import stored
+from app.metrics import repository, stored
 from app.settings import ApiSettings
-from models import journal, lifecycle, tally
+from models import journal, lifecycle, quotas, tally
 from models.base import utc_now
 from models.database import Database
 from models.lifecycle import JobError, LeaseLost
 from models.settings import Settings
-from models.tables import Job, Tally
+from models.tables import ComputeUse, Job, Tally
 from tests.worker.jobs import wait_until
 
 Samples = dict[tuple[str, ...], float]
@@ -68,6 +68,37 @@ def test_the_queue_and_the_leases(
     assert samples["axforge_jobs_oldest_queued_age_seconds",] == pytest.approx(600, abs=30)
     assert samples["axforge_leases_expired",] == 1
     assert samples["axforge_lease_age_seconds_max",] == pytest.approx(60 + 40, abs=30)
+    assert samples["axforge_run_memory_bytes_max", "host"] == 300
+    assert samples["axforge_run_memory_bytes_max", "device"] == 70
+
+
+def test_jobs_of_tenants_without_minutes_are_held_and_not_claimable(
+    reader: TestClient, database: Database, add_job: Callable[..., str]
+) -> None:
+    held = [add_job(tenant="spent"), add_job(tenant="spent")]
+    add_job()
+    with database.transaction() as session:
+        quotas.set_limits(session, "spent", compute_minutes=1)
+        session.add(ComputeUse(tenant="spent", day=utc_now().date(), seconds=61))
+        long_ago = utc_now() - timedelta(hours=9)
+        session.execute(update(Job).where(Job.id.in_(held)).values(available_at=long_ago))
+    samples = read(reader)
+    assert samples["axforge_jobs", "queued"] == 3
+    assert samples["axforge_jobs_claimable",] == 1
+    assert samples["axforge_jobs_held",] == 2
+    assert samples["axforge_jobs_oldest_queued_age_seconds",] < 60
+
+
+def test_memory_of_a_gpu_is_told_only_by_runs_that_have_one(
+    reader: TestClient, start_run: Callable[..., Any]
+) -> None:
+    assert not [key for key in read(reader) if key[0] == "axforge_run_memory_bytes_max"]
+    start_run().progress(stage="search", memory_bytes=300)
+    samples = read(reader)
+    assert samples["axforge_run_memory_bytes_max", "host"] == 300
+    assert ("axforge_run_memory_bytes_max", "device") not in samples
+    start_run().progress(stage="search", memory_bytes=200, device_memory_bytes=70)
+    samples = read(reader)
     assert samples["axforge_run_memory_bytes_max", "host"] == 300
     assert samples["axforge_run_memory_bytes_max", "device"] == 70
 
@@ -159,8 +190,8 @@ def test_a_scrape_reads_the_database_once_in_a_while(
     statements: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
     read(reader)
-    assert sum(statement.startswith("SELECT") for statement in statements) == 4
-    assert len(statements) == 5
+    assert sum(statement.startswith(("SELECT", "WITH")) for statement in statements) == 5
+    assert len(statements) == 6
     monkeypatch.setattr(stored, "FRESH_SECONDS", 60.0)
     statements.clear()
     for _ in range(20):
@@ -169,11 +200,12 @@ def test_a_scrape_reads_the_database_once_in_a_while(
 
 
 def test_the_queue_is_counted_in_an_index(database: Database) -> None:
-    with database.session() as session:
-        plan = session.execute(
-            text("EXPLAIN QUERY PLAN SELECT count(*), min(available_at) FROM job WHERE status = 'queued'")
-        ).all()
-    assert "USING INDEX ix_job_queued" in str(plan)
+    counted = repository.by_tenant(utc_now()).compile(
+        database.engine, compile_kwargs={"render_postcompile": True}
+    )
+    with database.engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {counted}", (0,) * len(counted.params)).all()
+    assert "USING INDEX ix_job_queue" in str(plan)
 
 
 def test_a_lost_database_is_told_and_the_rest_goes_on(reader: TestClient, database: Database) -> None:

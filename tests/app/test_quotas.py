@@ -78,6 +78,31 @@ def test_jobs_are_refused_when_the_minutes_are_used_up(
     assert "30 days" in answer.json()["remedy"]
 
 
+def test_what_queued_jobs_wait_for_is_told(
+    client: TestClient,
+    database: Database,
+    spec: dict[str, Any],
+    start_run: Callable[..., Any],
+    limit: Callable[..., None],
+) -> None:
+    def told() -> str | None:
+        answer: str | None = client.get("/v1/quota").json()["waiting_for"]
+        return answer
+
+    start_run()
+    limit(running_jobs=1)
+    assert told() is None
+    client.post("/v1/jobs", json=spec)
+    assert told() == "running_jobs"
+    limit(compute_minutes=10)
+    assert told() == "running_jobs"
+    with database.transaction() as session:
+        session.add(ComputeUse(tenant="default", day=utc_now().date(), seconds=601))
+    assert told() == "compute_minutes"
+    limit(compute_minutes=UNLIMITED, running_jobs=UNLIMITED)
+    assert told() is None
+
+
 def test_upload_that_says_it_is_too_large_is_refused_before_it_is_read(
     client: TestClient, limit: Callable[..., None]
 ) -> None:

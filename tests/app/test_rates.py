@@ -8,7 +8,6 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr, ValidationError
 
-from app.context import Context
 from app.main import create_app
 from app.settings import ApiSettings
 from models.database import Database
@@ -19,13 +18,14 @@ from tests.conftest import free_port
 def served(settings: Settings, broker: str | None = None, **rates: str) -> TestClient:
     if broker is not None:
         settings = settings.model_copy(update={"broker_url": SecretStr(broker)})
-    return TestClient(create_app(settings, ApiSettings(**rates)))  # type: ignore[arg-type]
+    app = create_app(settings, ApiSettings(**rates))  # type: ignore[arg-type]
+    return TestClient(app, client=("127.0.0.1", 50000))  # who may read /metrics
 
 
 def test_too_many_requests_are_refused_with_the_time_to_wait(settings: Settings, database: Database) -> None:
     with served(settings, rate_reads="2/minute") as client:
         answers = [client.get("/v1/jobs") for _ in range(3)]
-        context: Context = client.app.state.context  # type: ignore[attr-defined]
+        page = client.get("/metrics").text
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert [answer.headers["RateLimit"].split(";")[1] for answer in answers] == ["r=1", "r=0", "r=0"]
     assert {answer.headers["RateLimit-Policy"] for answer in answers} == {'"reads";q=2;w=60'}
@@ -33,7 +33,9 @@ def test_too_many_requests_are_refused_with_the_time_to_wait(settings: Settings,
     problem = answers[2].json()
     assert (problem["code"], problem["retryable"]) == ("rate_limited", True)
     assert "2 requests in 60 seconds" in problem["detail"]
-    assert context.rates.refused == {"reads": 1}
+    assert 'axforge_rate_limited_total{class="reads"} 1.0' in page
+    assert 'axforge_rate_limited_total{class="writes"} 0.0' in page
+    assert "axforge_rate_limit_failures_total 0.0" in page
 
 
 def test_classes_are_counted_apart(settings: Settings, database: Database, spec: dict[str, Any]) -> None:
@@ -72,9 +74,10 @@ def test_processes_on_one_redis_share_the_count(
 def test_requests_are_let_in_when_redis_is_down(settings: Settings, database: Database) -> None:
     with served(settings, f"redis://127.0.0.1:{free_port()}/0", rate_reads="1/minute") as client:
         statuses = [client.get("/v1/jobs").status_code for _ in range(3)]
-        context: Context = client.app.state.context  # type: ignore[attr-defined]
+        page = client.get("/metrics").text
     assert statuses == [200, 200, 200]
-    assert context.rates.failures == 1  # after the first failure nobody waits for Redis for a while
+    # After the first failure nobody waits for Redis for a while.
+    assert "axforge_rate_limit_failures_total 1.0" in page
 
 
 def test_a_rate_that_is_none_is_refused_at_the_start() -> None:

@@ -213,6 +213,7 @@ def test_full_store_is_told(client: TestClient, settings: Settings, monkeypatch:
     monkeypatch.setattr(client.app.state.context.store, "put_file", full)  # type: ignore[attr-defined]
     answer = client.post("/v1/uploads?kind=dataset&filename=d.csv", content=CSV, headers=RAW)
     assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
+    assert answer.headers["Retry-After"] == "60"
     assert answer.json()["retryable"] is True
     _assert_nothing_left(client, settings)
 

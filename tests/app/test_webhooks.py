@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from models.settings import Settings
 from models.tables import Webhook, WebhookDelivery
 from models.webhook import DeliveryStatus
 from tests.app.conftest import Run
+from tests.models.databases import BACKENDS, create_tables, fresh_database
 from tests.receiver import Receiver, listening
 from worker.deliverer import Deliverer
 
@@ -110,6 +114,28 @@ def test_no_more_than_so_many(client: TestClient) -> None:
     assert page["has_more"]
     rest = client.get("/v1/webhooks", params={"cursor": page["next_cursor"]}).json()
     assert len({each["id"] for each in page["data"] + rest["data"]}) == 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_more_than_so_many_when_they_come_at_once(
+    settings: Settings, tmp_path: Path, backend: str
+) -> None:
+    with fresh_database(backend, tmp_path) as url:
+        database = Database(url)
+        create_tables(database)
+        settings = settings.model_copy(update={"database_url": SecretStr(url)})
+        with TestClient(create_app(settings, ApiSettings(webhooks_max=3))) as client:
+            together = threading.Barrier(8)
+
+            def post(_: int) -> int:
+                together.wait(timeout=30)
+                return client.post("/v1/webhooks", json={"url": URL}).status_code
+
+            with ThreadPoolExecutor(8) as pool:
+                statuses = sorted(pool.map(post, range(8)))
+            assert statuses == [201] * 3 + [409] * 5
+            assert len(client.get("/v1/webhooks").json()["data"]) == 3
+        database.close()
 
 
 def test_without_a_key_there_are_none(settings: Settings, database: Database) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import event
 
 from models.database import Database
 
-LARGE = {"job", "event", "artifact", "upload", "job_upload", "blob", "idempotency"}
+LARGE = {"job", "event", "artifact", "upload", "job_upload", "blob", "idempotency", "audit_event"}
 SCAN = re.compile(rf"^SCAN ({'|'.join(LARGE)})\b(?!.* USING )")
 """Of a table from end to end; that of a whole index is told by the number of steps."""
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from migrations import UPGRADE_LOCK, config, current, head, upgrade, versions
 from migrations.check import check
 from models.database import Database
-from models.tables import Base, BlobRow, Job, JobUpload
+from models.tables import Base, BlobRow, Job, JobUpload, StoredUse
 
 ROOT = Path(__file__).parent.parent.parent
 postgres_only = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -52,7 +52,7 @@ def test_what_was_there_is_carried_over(database_url: str) -> None:
         session.execute(
             text(
                 "INSERT INTO upload (id, tenant, kind, filename, size, sha256, media_type, created_at)"
-                f" VALUES ('upl_1', 'default', 'dataset', 'd.csv', 1, '{'a' * 64}', 'text/csv', {moment})"
+                f" VALUES ('upl_1', 'default', 'dataset', 'd.csv', 5, '{'a' * 64}', 'text/csv', {moment})"
             )
         )
         for job_id, status, finished in (("job_1", "queued", "NULL"), ("job_2", "failed", moment)):
@@ -71,9 +71,17 @@ def test_what_was_there_is_carried_over(database_url: str) -> None:
                     % ("cuda" if status == "queued" else "cpu"),
                 },
             )
+    with database.transaction() as session:
+        session.execute(
+            text(
+                "INSERT INTO artifact (id, job_id, name, size, sha256, media_type, created_at) VALUES"
+                f" ('art_1', 'job_2', 'model.onnx', 7, '{'a' * 64}', 'text/plain', {moment})"
+            )
+        )
     upgrade(database_url)
     with database.session() as session:
         assert session.scalars(select(BlobRow.sha256)).all() == ["a" * 64]
+        assert session.execute(select(StoredUse.tenant, StoredUse.bytes)).all() == [("default", 12)]
         assert session.execute(select(JobUpload.job_id, JobUpload.upload_id)).all() == [("job_1", "upl_1")]
         assert session.scalars(select(Job.id).where(Job.device == "cuda")).all() == ["job_1"]
         assert session.scalars(select(Job.id).where(Job.sweep_at.is_not(None))).all() == ["job_2"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -16,7 +18,9 @@ from cryptography.x509.oid import NameOID
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from models import lookup, outbound
 from models.addresses import METADATA, NAT64, is_public
+from models.lookup import Resolver
 from models.outbound import (
     LONGEST_ANSWER,
     OutboundFailed,
@@ -283,6 +287,73 @@ def test_nobody_there() -> None:
         post("http://127.0.0.1:1/", b"", {}, LOCAL, timeout=5)
     with pytest.raises(OutboundFailed, match="not found"):
         post("https://example.com/", b"", {}, STRICT, timeout=5, resolve=_nothing)
+
+
+@pytest.fixture
+def hanging() -> Iterator[Callable[[str, int], Sequence[str]]]:
+    """A name server that does not answer until the test is over."""
+    over = threading.Event()
+
+    def resolve(host: str, port: int) -> Sequence[str]:
+        assert over.wait(timeout=60)
+        return ["127.0.0.1"]
+
+    yield resolve
+    over.set()
+
+
+def test_a_name_server_that_hangs(hanging: Resolver) -> None:
+    began = time.monotonic()
+    with pytest.raises(OutboundFailed, match=r"not found within 0\.2 seconds"):
+        post("https://example.com/", b"", {}, STRICT, timeout=0.2, resolve=hanging)
+    assert time.monotonic() - began < 2
+    target = check_url("https://example.com/", STRICT)
+    with pytest.raises(OutboundFailed, match=r"within 0\.1 seconds"):
+        addresses_of(target, STRICT, hanging, timeout=0.1)
+
+
+def test_the_lookup_has_a_limit_of_its_own_and_counts(
+    receiver: Receiver, hanging: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbound, "LOOKUP_SECONDS", 0.1)
+    with pytest.raises(OutboundFailed, match=r"not found within 0\.1 seconds"):
+        post("https://example.com/", b"", {}, STRICT, timeout=30, resolve=hanging)
+    monkeypatch.setattr(outbound, "LOOKUP_SECONDS", 5.0)
+    receiver.behaviour = receiver.hang
+    policy = OutboundPolicy.of(http=True, ports=[receiver.port], allow=["127.0.0.1"])
+
+    def slow(host: str, port: int) -> Sequence[str]:
+        time.sleep(0.5)
+        return ["127.0.0.1"]
+
+    began = time.monotonic()
+    with pytest.raises(OutboundFailed, match="no answer within 1 seconds"):
+        post(f"http://a.example.com:{receiver.port}/", b"", {}, policy, timeout=1, resolve=slow)
+    assert time.monotonic() - began < 1.4
+
+
+def test_lookups_that_hang_do_not_pile_up(hanging: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "_places", threading.BoundedSemaphore(2))
+    target = check_url("https://example.com/", STRICT)
+    asked = []
+
+    def counted(host: str, port: int) -> Sequence[str]:
+        asked.append(host)
+        return hanging(host, port)
+
+    for _ in range(5):
+        with pytest.raises(OutboundFailed):
+            addresses_of(target, STRICT, counted, timeout=0.05)
+    assert len(asked) == 2
+
+
+def test_places_of_lookups_come_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "_places", threading.BoundedSemaphore(1))
+    target = check_url("https://example.com/", STRICT)
+    for _ in range(5):
+        assert addresses_of(target, STRICT, lambda host, port: [PUBLIC]) == [ip_address(PUBLIC)]
+        with pytest.raises(OutboundFailed, match="was not found"):
+            addresses_of(target, STRICT, _nothing)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from models import lifecycle, queue, quotas
+from models import deadlines, lifecycle, queue, quotas
 from models.base import utc_now
 from models.database import Database
 from models.job import DEFAULT_TENANT, Job, JobStatus
@@ -32,9 +32,20 @@ def claim(database: Database, running_limit: int | None = None) -> lifecycle.Cla
         return lifecycle.claim(session, "w", 60, running_limit=running_limit)
 
 
+def claimed_id(database: Database) -> str | None:
+    claimed = claim(database)
+    return None if claimed is None else claimed.id
+
+
 def limit(database: Database, tenant: str, **limits: float | None) -> None:
     with database.transaction() as session:
         quotas.set_limits(session, tenant, **limits)
+
+
+def spend(database: Database, tenant: str, minutes: float, days_ago: int = 0) -> None:
+    day = utc_now().date() - timedelta(days=days_ago)
+    with database.transaction() as session:
+        session.add(ComputeUse(tenant=tenant, day=day, seconds=minutes * 60))
 
 
 def began_earlier(database: Database, job_id: str, **ago: float) -> None:
@@ -144,6 +155,75 @@ def test_what_ended_before_the_window_counts_no_more(database: Database) -> None
             session.add(ComputeUse(tenant="t", day=today - timedelta(days=days), seconds=minutes * 60.0))
     with database.session() as session:
         assert quotas.compute_minutes(session, "t") == pytest.approx(3)
+
+
+def test_tenant_that_has_used_up_its_minutes_is_passed_over(database: Database, spec: JobSpec) -> None:
+    """Its jobs wait as they are, what runs goes on, and they are taken when there are minutes again."""
+    running, waiting, others = add(database, spec, "spent"), add(database, spec, "spent"), add(database, spec)
+    assert claimed_id(database) == running
+    spend(database, "spent", 50)
+    began_earlier(database, running, minutes=11)
+    limit(database, "spent", compute_minutes=60)
+    with database.session() as session:
+        assert queue.out_of_minutes(session) == {"spent"}
+        assert queue.claimable(session) == 1
+    assert claimed_id(database) == others
+    assert claim(database) is None
+    with database.transaction() as session:
+        assert lifecycle.heartbeat(session, running, 1, 60).held
+    limit(database, "spent", compute_minutes=62)
+    assert claimed_id(database) == waiting
+
+
+@pytest.mark.parametrize(
+    ("own", "default", "taken"),
+    [
+        (None, None, True),
+        (None, 5, False),
+        (UNLIMITED, 5, True),
+        (20, 5, True),
+        (5, None, False),
+        (5, 20, False),
+    ],
+)
+def test_minutes_of_the_service_hold_for_those_without_own(
+    database: Database, spec: JobSpec, own: float | None, default: float | None, taken: bool
+) -> None:
+    add(database, spec, "t")
+    spend(database, "t", 10)
+    if own is not None:
+        limit(database, "t", compute_minutes=own)
+    with database.session() as session:
+        assert queue.claimable(session, compute_minutes=default) == int(taken)
+        assert queue.out_of_minutes(session, default) == (set() if taken else {"t"})
+    with database.transaction() as session:
+        assert (lifecycle.claim(session, "w", 60, compute_minutes=default) is not None) is taken
+
+
+def test_jobs_go_on_when_old_days_leave_the_window(database: Database, spec: JobSpec) -> None:
+    add(database, spec, "t")
+    spend(database, "t", 10, days_ago=quotas.WINDOW_DAYS - 1)
+    limit(database, "t", compute_minutes=10)
+    assert claim(database) is None
+    with database.transaction() as session:
+        gone = utc_now().date() - timedelta(days=quotas.WINDOW_DAYS)
+        session.execute(update(ComputeUse).values(day=gone))
+    assert claim(database) is not None
+
+
+def test_a_job_that_waited_too_long_for_minutes_says_so(database: Database, spec: JobSpec) -> None:
+    held, other = add(database, spec, "spent"), add(database, spec)
+    spend(database, "spent", 10)
+    with database.transaction() as session:
+        session.execute(update(Job).values(created_at=utc_now() - timedelta(hours=3)))
+    with database.transaction() as session:
+        assert set(deadlines.expire_queued(session, 2.0, compute_minutes=10)) == {held, other}
+    with database.session() as session:
+        told = {each: (session.get_one(Job, each).error or {}) for each in (held, other)}
+    assert {error["code"] for error in told.values()} == {"queue_expired"}
+    assert "minutes" in told[held]["detail"]
+    assert "/v1/quota" in told[held]["remedy"]
+    assert "minutes" not in told[other]["detail"]
 
 
 def test_limits_are_settled_one_by_one(database: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -15,9 +16,9 @@ from models.lifecycle import Delivery
 from models.retention import Keeping
 from models.spec import JobSpec
 from models.store import Blob
-from models.tables import Artifact, Checkpoint, Event, Garbage, JobUpload, Upload, UploadKind
+from models.tables import Artifact, AuditEvent, Checkpoint, Event, Garbage, JobUpload, Upload, UploadKind
 
-KEEPING = Keeping(upload_days=30, event_days=90, idempotency_hours=24)
+KEEPING = Keeping(upload_days=30, event_days=90, idempotency_hours=24, audit_days=400)
 FILE = Delivery("model.onnx", 3, "0" * 64, "application/octet-stream")
 
 
@@ -142,6 +143,21 @@ def test_an_upload_of_another_tenant_is_not_kept(database: Database, spec: JobSp
     with database.transaction() as session:
         lifecycle.create(session, named, tenant="other")
         assert session.scalars(select(JobUpload)).all() == []
+
+
+@pytest.mark.parametrize(("days", "left"), [(400, 1), (0, 8)])
+def test_audit_events_are_kept_for_their_days(database: Database, days: float, left: int) -> None:
+    with database.transaction() as session:
+        for age in [500] * 7 + [399]:
+            session.add(AuditEvent(action="job.created", at=utc_now() - timedelta(days=age)))
+    keeping = replace(KEEPING, audit_days=days)
+    batches = []
+    for _ in range(4):
+        with database.transaction() as session:
+            batches.append(retention.forget_audit_events(session, keeping, limit=3))
+    assert batches == ([3, 3, 1, 0] if days else [0, 0, 0, 0])
+    with database.session() as session:
+        assert len(session.scalars(select(AuditEvent.id)).all()) == left
 
 
 def test_a_job_that_never_began_fails_in_the_queue(database: Database, spec: JobSpec) -> None:

@@ -12,14 +12,14 @@ from sqlalchemy import select, update
 from typer.testing import CliRunner
 
 from axforge.cli.main import app
-from models import blobs, journal, lifecycle
+from models import blobs, journal, lifecycle, usage
 from models.base import utc_now
 from models.database import Database
-from models.job import Job
+from models.job import DEFAULT_TENANT, Job
 from models.lifecycle import Delivery
 from models.settings import Settings
 from models.store import Store, StoreError, open_store
-from models.tables import Garbage
+from models.tables import AuditEvent, Garbage, StoredUse
 from tests.worker.jobs import create
 from worker import collector
 from worker.checkpoints import checkpoint_folder
@@ -89,6 +89,31 @@ def test_a_preview_tells_and_removes_nothing(
         ("jobs", "blobs", "strays"), 1
     )
     assert list(store.list("")) == []
+
+
+def test_audit_events_go_by_the_setting(database: Database, store: Store, settings: Settings) -> None:
+    with database.transaction() as session:
+        session.add(AuditEvent(action="job.created", at=utc_now() - timedelta(days=401)))
+        session.add(AuditEvent(action="job.created", at=utc_now() - timedelta(days=399)))
+    forever = settings.model_copy(update={"audit_days": 0.0})
+    assert collector.collect(database, store, forever) == {}
+    assert collector.preview(database, store, settings) == {"audit_events": 1}
+    assert collector.round(database, store, settings) == {"audit_events": 1}
+    assert collector.collect(database, store, settings) == {}
+
+
+def test_wrong_counters_of_stored_bytes_are_told_and_set_right(
+    database: Database, store: Store, settings: Settings, tmp_path: Path
+) -> None:
+    finished(database, store, tmp_path, b"model")
+    collector.collect(database, store, settings)
+    with database.transaction() as session:
+        session.execute(update(StoredUse).values(bytes=3))
+    assert collector.preview(database, store, settings) == {"stored_bytes_recounted": 1}
+    assert collector.collect(database, store, settings) == {"stored_bytes_recounted": 1}
+    assert collector.collect(database, store, settings) == {}
+    with database.session() as session:
+        assert usage.stored_bytes(session, DEFAULT_TENANT) == len(b"model")
 
 
 def test_a_delete_that_fails_is_tried_again(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import select, text
@@ -14,7 +16,8 @@ from tests.worker.fake_runner import candidate
 from tests.worker.jobs import create, events, load
 from worker.checkpoints import Checkpoints
 from worker.engine.errors import Stopped
-from worker.engine.reporting import FINISHED, STAGES, STARTED
+from worker.engine.measure.process import peak_rss_bytes
+from worker.engine.reporting import FINISHED, STAGES, STARTED, Stage
 from worker.progress import WEIGHTS, Gauge
 from worker.reporter import DatabaseReporter
 
@@ -81,6 +84,33 @@ def test_progress_is_thinned_but_every_stage_is_told(
     assert progress is not None
     assert progress["stage"] == "baseline"
     assert events(database, job_id).count("stage.started") == 2
+
+
+def test_memory_of_a_gpu_is_told_only_where_one_is_used(
+    reporter: DatabaseReporter, database: Database, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(stage: Stage) -> dict[str, object]:
+        reporter.progress(stage, 0)
+        return load(database, job_id).progress or {}
+
+    class Cuda:
+        initialized = False
+
+        def is_initialized(self) -> bool:
+            return self.initialized
+
+        def max_memory_reserved(self) -> int:
+            return 12345
+
+    cuda = Cuda()
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    without = told("prepare")
+    assert "device_memory_bytes" not in without
+    assert without["memory_bytes"] == pytest.approx(peak_rss_bytes(), rel=0.2)
+    cuda.initialized = True
+    assert told("baseline")["device_memory_bytes"] == 12345
+    monkeypatch.delitem(sys.modules, "torch")
+    assert "device_memory_bytes" not in told("analyse")
 
 
 def test_a_stage_that_an_earlier_attempt_did_does_not_begin_again(

@@ -18,11 +18,11 @@ def wanted_memory(error: BaseException) -> bool:
     )
 
 
-def peak_device_bytes() -> int:
-    """The most memory that this process has held on its GPU, 0 without one. Does not load torch."""
+def peak_device_bytes() -> int | None:
+    """The most memory that this process has held on its GPU, None if it uses none. Does not load torch."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
-        return 0
+        return None
     return int(torch.cuda.max_memory_reserved())
 
 

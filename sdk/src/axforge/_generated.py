@@ -85,7 +85,7 @@ class AuditEvent(BaseModel):
     action: Annotated[
         str,
         Field(
-            description="`key.created`, `key.revoked`, `job.created`, `job.cancelled`, `upload.created`, `upload.deleted`, `artifact.downloaded` or `access.denied`."
+            description="`key.created`, `key.revoked`, `job.created`, `job.cancelled`, `job.deleted`, `upload.created`, `upload.deleted`, `artifact.downloaded` or `access.denied`."
         ),
     ]
     address: Annotated[str | None, Field(description="Where the request came from.")]
@@ -497,6 +497,12 @@ class Quotas(BaseModel):
     queued_jobs: Quota
     running_jobs: Annotated[Quota, Field(description="More than these wait in the queue.")]
     stored_bytes: Annotated[Quota, Field(description="Uploads and artifacts together.")]
+    waiting_for: Annotated[
+        str | None,
+        Field(
+            description="The limit that keeps queued jobs from being begun; None: nothing but a free worker."
+        ),
+    ]
     window_days: int
 
 

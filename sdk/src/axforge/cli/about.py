@@ -10,18 +10,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from axforge._version import __version__
-from axforge.cli.session import JsonOption, KeyOption, ServerOption, session_of
+from axforge.cli.session import JsonOption, Session, connected, session_of
 from axforge.types import Capabilities
 
 
+@connected
 def capabilities(
-    ctx: typer.Context,
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
+    session: Session,
 ) -> None:
     """Show what the server can do. With --json, the JSON schemas of every option as well."""
-    session = session_of(ctx, server, api_key, json)
     with session.client() as client:
         found = client.capabilities()
     if session.json:

@@ -14,12 +14,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from axforge.cli.certificate import render
 from axforge.cli.exits import ExitCode
-from axforge.cli.session import JsonOption, KeyOption, ServerOption, session_of
+from axforge.cli.session import Session, connected
 from axforge.types import Artifact
 
 
+@connected
 def download(
-    ctx: typer.Context,
+    session: Session,
     job_id: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")],
     names: Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="Only these files.")] = None,
     output: Annotated[
@@ -28,12 +29,8 @@ def download(
     certificate: Annotated[
         bool, typer.Option("--certificate", help="Show the certificate afterwards.")
     ] = False,
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Fetch the files of a job. Call it again to go on after a break; what is complete is kept."""
-    session = session_of(ctx, server, api_key, json)
     folder = output or Path(job_id)
     console = session.console()
     with session.client() as client:

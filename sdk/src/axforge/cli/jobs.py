@@ -14,7 +14,7 @@ from axforge.cli.certificate import render
 from axforge.cli.exits import ExitCode
 from axforge.cli.following import follow, show_job_error
 from axforge.cli.progress import duration
-from axforge.cli.session import JsonOption, KeyOption, ServerOption, Session, session_of
+from axforge.cli.session import Session, connected
 from axforge.client import Client
 from axforge.errors import AxforgeError
 from axforge.specs import LocalFiles
@@ -24,8 +24,9 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job."
 STATUS_STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
 
+@connected
 def submit(
-    ctx: typer.Context,
+    session: Session,
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="Job spec, YAML or JSON.")],
     wait: Annotated[
         bool, typer.Option("--wait", help="Show progress; exit 0 constraints met, 3 not met, 1 failed.")
@@ -43,12 +44,8 @@ def submit(
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key and spec never create a second job.")
     ] = None,
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Create a job from a spec. Relative paths in it start at the spec's folder."""
-    session = session_of(ctx, server, api_key, json)
     local_files: LocalFiles = "auto" if upload is None else "upload" if upload else "keep"
     with session.client() as client:
         if dry_run:
@@ -62,19 +59,16 @@ def submit(
         _show_created(session, job)
 
 
+@connected
 def status(
-    ctx: typer.Context,
+    session: Session,
     job_id: JobArgument,
     wait: Annotated[
         bool, typer.Option("--wait", help="Show progress to the end; exit status as for submit --wait.")
     ] = False,
     certificate: Annotated[bool, typer.Option("--certificate", help="Show the certificate.")] = False,
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Show where a job stands."""
-    session = session_of(ctx, server, api_key, json)
     with session.client() as client:
         if wait:
             follow(session, client, job_id)
@@ -88,17 +82,14 @@ def status(
         _show_job(session, job)
 
 
+@connected
 def events(
-    ctx: typer.Context,
+    session: Session,
     job_id: JobArgument,
     following: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is done.")] = False,
     after: Annotated[int, typer.Option(min=0, help="Only events behind this one.")] = 0,
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Show what happened to a job."""
-    session = session_of(ctx, server, api_key, json)
     with session.client() as client:
         found: Iterable[Event] = (
             client.stream_events(job_id, after) if following else client.events(job_id, after)
@@ -110,19 +101,16 @@ def events(
             raise typer.Exit(ExitCode.DETACHED) from None
 
 
+@connected
 def list_jobs(
-    ctx: typer.Context,
+    session: Session,
     statuses: Annotated[
         list[str] | None, typer.Option("--status", help="Only jobs of this status; may be repeated.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
 ) -> None:
     """List jobs, the newest first."""
-    session = session_of(ctx, server, api_key, json)
     with session.client() as client:
         found = list(client.jobs(status=statuses, name=name, limit=limit))
     if session.json:
@@ -132,15 +120,12 @@ def list_jobs(
         session.console().print(_table(found))
 
 
+@connected
 def cancel(
-    ctx: typer.Context,
+    session: Session,
     job_id: JobArgument,
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Stop a job. What it has stored stays."""
-    session = session_of(ctx, server, api_key, json)
     with session.client() as client:
         job = client.cancel(job_id)
     if session.json:
@@ -150,15 +135,12 @@ def cancel(
         session.console().print(f"{job.id} {state}", markup=False)
 
 
+@connected
 def delete(
-    ctx: typer.Context,
+    session: Session,
     job_id: JobArgument,
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Delete a job that is done, with its events, candidates and files."""
-    session = session_of(ctx, server, api_key, json)
     with session.client() as client:
         client.delete(job_id)
     if session.json:

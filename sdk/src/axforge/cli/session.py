@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
@@ -42,6 +45,34 @@ class Session:
     def write(self, document: dict[str, Any]) -> None:
         """One line of JSON."""
         write_json(document, self.console())
+
+
+def connected(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of all that talk to a server, behind its own.
+
+    The command is written with a `Session` as its first parameter, which is made of them.
+    """
+
+    @wraps(command)
+    def with_options(
+        ctx: typer.Context, server: str | None, api_key: str | None, json: bool, **own: Any
+    ) -> None:
+        command(session_of(ctx, server, api_key, json), **own)
+
+    # What Typer reads: the wrapped function's parameters, but for the session, and the options.
+    hints = get_type_hints(command, include_extras=True)
+    _session, *own = signature(command).parameters.values()
+    parameters = [
+        Parameter("ctx", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        *(each.replace(annotation=hints[each.name]) for each in own),
+        Parameter("server", Parameter.POSITIONAL_OR_KEYWORD, annotation=ServerOption, default=None),
+        Parameter("api_key", Parameter.POSITIONAL_OR_KEYWORD, annotation=KeyOption, default=None),
+        Parameter("json", Parameter.POSITIONAL_OR_KEYWORD, annotation=JsonOption, default=False),
+    ]
+    del with_options.__wrapped__
+    with_options.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_options
 
 
 def session_of(ctx: typer.Context, server: str | None, api_key: str | None, json: bool) -> Session:

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from axforge.cli.session import JsonOption, KeyOption, ServerOption, Session, session_of
+from axforge.cli.session import Session, connected
 from axforge.types import Webhook, WebhookDelivery, WebhookWithSecret
 
 app = typer.Typer(no_args_is_help=True, help="Have an address of yours told when jobs end.")
@@ -16,30 +16,25 @@ WebhookArgument = Annotated[str, typer.Argument(metavar="WEBHOOK", help="Id of t
 
 
 @app.command()
+@connected
 def add(
-    ctx: typer.Context,
+    session: Session,
     url: Annotated[str, typer.Argument(metavar="URL", help="Receives the messages.")],
     events: Annotated[
         list[str] | None,
         typer.Option("--event", help="Such as job.failed; may be repeated. Default: every end of a job."),
     ] = None,
     description: Annotated[str, typer.Option(help="For yourself.")] = "",
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Create a webhook, and show the secret that verifies its messages."""
-    session = session_of(ctx, server, api_key, json)
     with session.client() as client:
         _show_secret(session, client.webhooks.create(url, events=events, description=description))
 
 
 @app.command("list")
-def list_webhooks(
-    ctx: typer.Context, server: ServerOption = None, api_key: KeyOption = None, json: JsonOption = False
-) -> None:
+@connected
+def list_webhooks(session: Session) -> None:
     """List webhooks, the newest first."""
-    session = session_of(ctx, server, api_key, json)
     with session.client() as client:
         found = list(client.webhooks.list())
     if session.json:
@@ -56,15 +51,12 @@ def list_webhooks(
 
 
 @app.command()
+@connected
 def remove(
-    ctx: typer.Context,
+    session: Session,
     webhook_id: WebhookArgument,
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Remove a webhook and the log of its deliveries."""
-    session = session_of(ctx, server, api_key, json)
     with session.client() as client:
         client.webhooks.remove(webhook_id)
     if not session.json:
@@ -72,15 +64,12 @@ def remove(
 
 
 @app.command()
+@connected
 def enable(
-    ctx: typer.Context,
+    session: Session,
     webhook_id: WebhookArgument,
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Enable a webhook that was disabled; what was held back is sent."""
-    session = session_of(ctx, server, api_key, json)
     with session.client() as client:
         webhook = client.webhooks.change(webhook_id, enabled=True)
     if session.json:
@@ -90,45 +79,36 @@ def enable(
 
 
 @app.command()
+@connected
 def rotate(
-    ctx: typer.Context,
+    session: Session,
     webhook_id: WebhookArgument,
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Get a new secret; for a while messages are signed with the old one too."""
-    session = session_of(ctx, server, api_key, json)
     with session.client() as client:
         _show_secret(session, client.webhooks.rotate(webhook_id))
 
 
 @app.command("test")
+@connected
 def try_out(
-    ctx: typer.Context,
+    session: Session,
     webhook_id: WebhookArgument,
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Send a message that says nothing."""
-    session = session_of(ctx, server, api_key, json)
     with session.client() as client:
         _show_sent(session, client.webhooks.test(webhook_id))
 
 
 @app.command()
+@connected
 def deliveries(
-    ctx: typer.Context,
+    session: Session,
     webhook_id: WebhookArgument,
     status: Annotated[str | None, typer.Option(help="pending, held, delivered or exhausted.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
 ) -> None:
     """List what was sent to a webhook, the newest first."""
-    session = session_of(ctx, server, api_key, json)
     with session.client() as client:
         found = list(client.webhooks.deliveries(webhook_id, status=status, limit=limit))
     if session.json:
@@ -146,16 +126,13 @@ def deliveries(
 
 
 @app.command()
+@connected
 def replay(
-    ctx: typer.Context,
+    session: Session,
     webhook_id: WebhookArgument,
     delivery_id: Annotated[str, typer.Argument(metavar="DELIVERY", help="Id of the delivery.")],
-    server: ServerOption = None,
-    api_key: KeyOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Send a message again now, under the same id."""
-    session = session_of(ctx, server, api_key, json)
     with session.client() as client:
         _show_sent(session, client.webhooks.replay(webhook_id, delivery_id))
 
