@@ -23,7 +23,13 @@ from worker.engine.significance.report import all_elements
 from worker.engine.stages.problem import sample
 
 SHARES_A_WORKER = 4  # so that a worker that comes late, or is slower, still takes what it can do
-NEEDED = ("prepare/done.json", "prepare/data/", "baseline/done.json", "baseline/model/")
+NEEDED = (
+    "prepare/done.json",
+    "prepare/data/",
+    "baseline/done.json",
+    "baseline/model/",
+    "baseline/vocabulary/",
+)
 """Of the finished stages' files: names, or folders with a slash at their end."""
 NOT_NEEDED = ("prepare/data/train.parquet", "prepare/data/holdout.parquet")
 
