@@ -12,6 +12,7 @@ from models.spec import (
     PruneBlocks,
     PruneHeads,
     PruneLayers,
+    PruneVocabulary,
     PruneWeightGroups,
     Quantize,
     StrategyName,
@@ -38,6 +39,7 @@ APPROXIMATIONS: dict[ApproximationName, Approximation] = {
     "prune_blocks": Approximation(PruneBlocks, "block", ("speed", "size", "accuracy")),
     "prune_heads": Approximation(PruneHeads, "head", ("speed", "size", "accuracy")),
     "prune_weight_groups": Approximation(PruneWeightGroups, "weight group", ("speed", "size", "accuracy")),
+    "prune_vocabulary": Approximation(PruneVocabulary, "vocabulary row", ("size",)),
     "hard_attention": Approximation(HardAttention, "layer", ("accuracy",)),
     "quantize": Approximation(Quantize, "model", ("speed", "size"), ("onnxruntime",)),
 }

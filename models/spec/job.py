@@ -20,6 +20,7 @@ ApproximationName = Literal[
     "prune_blocks",
     "prune_heads",
     "prune_weight_groups",
+    "prune_vocabulary",
     "hard_attention",
     "quantize",
 ]

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from models.spec.base import Document
+from models.spec.ranges import Ranges
 
 LayerIndex = Annotated[int, Field(ge=0)]
 BlockName = Annotated[str, StringConstraints(pattern=r"^layer\.\d+\.(attention|ffn)$")]
@@ -46,6 +47,17 @@ class PruneWeightGroups(Document):
     channels: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
 
 
+class PruneVocabulary(Document):
+    """Rows of the word embedding are removed and the tokenizer rewritten: texts are cut into the tokens left.
+
+    `rows` are those that stay, by their ids in the dense model's vocabulary. In the smaller one they are
+    numbered anew, in the same order.
+    """
+
+    approximation: Literal["prune_vocabulary"] = "prune_vocabulary"
+    rows: Ranges = Field(examples=["0,100-103,999-3041"])
+
+
 class HardAttention(Document):
     """Keep the `top_k` largest attention probabilities of each row, without re-normalising."""
 
@@ -77,7 +89,14 @@ class Recover(Document):
 
 
 Step = Annotated[
-    PruneLayers | PruneBlocks | PruneHeads | PruneWeightGroups | HardAttention | Quantize | Recover,
+    PruneLayers
+    | PruneBlocks
+    | PruneHeads
+    | PruneWeightGroups
+    | PruneVocabulary
+    | HardAttention
+    | Quantize
+    | Recover,
     Field(discriminator="approximation"),
 ]
 

@@ -18,7 +18,18 @@ from transformers import (
     XLMRobertaForSequenceClassification,
 )
 
-from models.spec import HardAttention, PruneBlocks, PruneHeads, PruneLayers, PruneWeightGroups, Recipe, Step
+from models.spec import (
+    HardAttention,
+    PruneBlocks,
+    PruneHeads,
+    PruneLayers,
+    PruneVocabulary,
+    PruneWeightGroups,
+    Recipe,
+    Step,
+)
+from models.spec.ranges import as_ranges
+from worker.engine.anatomy.slicing import source_config
 
 LAYERS, HEADS, CHANNELS, HIDDEN, LABELS = 4, 4, 48, 32, 3
 VOCABULARY = 300
@@ -59,13 +70,13 @@ def tiny_classifier(family: str, seed: int = 0) -> PreTrainedModel:
 def padded_batch(model: PreTrainedModel, seed: int = 0) -> dict[str, torch.Tensor]:
     """Three examples of 11, 6 and 1 tokens, padded at the end; token types where the model has them."""
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(5, VOCABULARY, (3, 11), generator=generator)
+    ids = torch.randint(5, model.config.vocab_size, (3, 11), generator=generator)
     mask = torch.ones_like(ids)
     for row, length in enumerate((11, 6, 1)):
         ids[row, length:] = model.config.pad_token_id
         mask[row, length:] = 0
     batch = {"input_ids": ids, "attention_mask": mask}
-    if getattr(model.config, "type_vocab_size", 0) == 2 and model.config.model_type in ("bert", "axforge"):
+    if source_config(model.config)["model_type"] == "bert":
         batch["token_type_ids"] = (torch.arange(11) > 4).long().expand(3, 11) * mask
     return batch
 
@@ -82,6 +93,8 @@ def random_recipe(
     chance = random.Random(seed)
     gone = [index for index in range(layers) if chance.random() < 0.25][: layers - 1]
     steps: list[Step] = [PruneLayers(layers=tuple(gone))] if gone else []
+    if chance.random() < 0.5:
+        steps.append(random_vocabulary(chance.randrange(2**31)))
     width = chance.randrange(1, channels)
     for layer in range(layers):
         if uniform:
@@ -98,6 +111,13 @@ def random_recipe(
             steps.append(PruneBlocks(blocks=(f"layer.{layer}.{chance.choice(('attention', 'ffn'))}",)))
     chance.shuffle(steps)
     return Recipe(steps=tuple(steps))
+
+
+def random_vocabulary(seed: int) -> PruneVocabulary:
+    """Between ten and all of the rows; padding's, and what is numbered before it, always."""
+    chance = random.Random(seed)
+    rows = {0, 1, *chance.sample(range(VOCABULARY), chance.randint(10, VOCABULARY))}
+    return PruneVocabulary(rows=as_ranges(sorted(rows)))
 
 
 def _some(chance: random.Random, count: int, wanted: int) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from worker.engine.export.onnx import GRAPH_FILE, save_onnx_folder
 from worker.engine.export.safetensors import save_folder
 from worker.engine.measure.files import loaded_bytes
 from worker.engine.measure.probing import ModelFile, probe
-from worker.engine.run import Run, bench_inputs
+from worker.engine.origin import Origin, bench_inputs
+from worker.engine.run import Run
 
 
 @dataclass(frozen=True)
@@ -31,33 +32,43 @@ class Delivered:
     metric: float
 
 
-def deliver(run: Run, model: PreTrainedModel, recipe: Recipe, folder: Path) -> Delivered:
+def deliver(
+    run: Run, model: PreTrainedModel, recipe: Recipe, folder: Path, origin: Origin | None = None
+) -> Delivered:
     """Export `model` for the target (int8 where `recipe` quantizes) and score the file itself.
+
+    It goes with the tokenizer of `origin`, by default that which the search begins with.
 
     Rows go through the runtime in batches of the target's size, as the certificate does it: what
     dynamic int8 answers depends on its batch.
     """
-    write_target_file(run, model, recipe, folder)
+    origin = origin or run.origin
+    write_target_file(run, model, recipe, folder, origin)
     file = target_file(run, folder)
-    inputs = bench_inputs(run.selection, batch_size=run.spec.target.batch_size)
+    inputs = bench_inputs(origin.selection, batch_size=run.spec.target.batch_size)
     with probe(file, inputs, threads=run.threads) as running:
         logits = running.logits()
-    metric = run.task.metric(run.spec.metric, logits, run.selection.labels)
+    metric = run.task.metric(run.spec.metric, logits, origin.selection.labels)
     return Delivered(recipe, file, loaded_bytes(file), logits, metric)
 
 
-def write_target_file(run: Run, model: PreTrainedModel, recipe: Recipe, folder: Path) -> None:
-    """Write what the target's runtime loads into `folder`."""
+def write_target_file(
+    run: Run, model: PreTrainedModel, recipe: Recipe, folder: Path, origin: Origin | None = None
+) -> None:
+    """Write what the target's runtime loads into `folder`; `origin` as in `deliver`."""
     if run.spec.target.runtime == "torch":
-        save_folder(model, run.tokenizer, folder)
+        save_folder(model, (origin or run.origin).tokenizer, folder)
     else:
-        write_onnx(run, model, recipe, folder)
+        write_onnx(run, model, recipe, folder, origin)
 
 
-def write_onnx(run: Run, model: PreTrainedModel, recipe: Recipe, folder: Path) -> None:
+def write_onnx(
+    run: Run, model: PreTrainedModel, recipe: Recipe, folder: Path, origin: Origin | None = None
+) -> None:
     """Write the ONNX folder, int8 where `recipe` quantizes."""
+    tokenizer = (origin or run.origin).tokenizer
     quantize = next((step for step in recipe.steps if isinstance(step, Quantize)), None)
-    save_onnx_folder(model, run.tokenizer, folder, quantize=quantize, max_length=run.max_length)
+    save_onnx_folder(model, tokenizer, folder, quantize=quantize, max_length=run.max_length)
 
 
 def target_file(run: Run, folder: Path) -> ModelFile:

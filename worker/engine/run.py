@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from models.spec import JobSpec, Recipe
-from worker.engine.anatomy import Anatomy, Shape, anatomy_of
+from worker.engine.anatomy import Anatomy, Shape
 from worker.engine.crew import Alone, Crew
 from worker.engine.device import Device
 from worker.engine.measure.inputs import BenchInputs
 from worker.engine.measure.machine import describe
-from worker.engine.prepare import PreparedData, load_model, load_tokenizer
+from worker.engine.origin import Origin
+from worker.engine.prepare import PreparedData
 from worker.engine.reporting import Reporter, Stage
 from worker.engine.tasks import TASKS, Split, Task
 from worker.engine.training import TeacherCache, augmented
@@ -22,6 +22,7 @@ from worker.engine.workspace import Stopwatch, Workspace
 
 LESSONS = 60_000  # rows, up to which disturbed copies are made
 MOST_COPIES = 3  # of each training row
+VOCABULARY = "vocabulary"  # folder, in the baseline's, of the dense model with smaller vocabularies
 HIDDEN_STATES_BYTES = 256 << 20  # of the dense model's, kept for recovery: those of the last layers
 
 
@@ -34,6 +35,7 @@ class Run:
         self.crew: Crew = crew or Alone()
         self.workspace = Workspace(workdir, spec.digest())
         self.stopwatch = Stopwatch(workdir, spec.budget.max_minutes * 60)
+        self._origins: dict[str, Origin] = {}
         self.threads = describe(spec.target.device, threads=spec.target.threads).threads
 
     @cached_property
@@ -51,21 +53,34 @@ class Run:
         return PreparedData.load(self.workspace.folder("prepare") / "data")
 
     @cached_property
+    def dense(self) -> Origin:
+        """The dense model, which everything is compared with, fine-tuned for the task."""
+        return Origin(self, self.dense_folder)
+
+    @property
+    def origin(self) -> Origin:
+        """What the search begins with: the dense model, with the vocabulary that the baseline left of it."""
+        baseline = self.workspace.result("baseline")
+        name = None if baseline is None else baseline["vocabulary"]
+        return self.dense if name is None else self.with_vocabulary(name)
+
+    def with_vocabulary(self, name: str) -> Origin:
+        """The dense model with one of the vocabularies that the baseline tries."""
+        if name not in self._origins:
+            self._origins[name] = Origin(self, self.workspace.folder("baseline") / VOCABULARY / name)
+        return self._origins[name]
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.dense_folder)
+        return self.origin.tokenizer
 
-    @cached_property
+    @property
     def train(self) -> Split:
-        return self.encoded("train")
+        return self.origin.train
 
-    @cached_property
+    @property
     def selection(self) -> Split:
-        return self.encoded("selection")
-
-    def encoded(self, name: str) -> Split:
-        """The train or selection rows as tokens."""
-        rows = self.data.train() if name == "train" else self.data.selection()
-        return self.task.encode(rows, self.tokenizer, max_length=self.max_length)
+        return self.origin.selection
 
     @property
     def max_length(self) -> int:
@@ -79,17 +94,10 @@ class Run:
         """The dense model that everything is compared with, fine-tuned for the task."""
         return self.workspace.folder("baseline") / "model"
 
-    def dense_model(self) -> PreTrainedModel:
-        """A fresh copy of the dense model, in evaluation mode."""
-        model, _ = load_model(self.dense_folder, labels=self.data.labels, seed=self.spec.seed)
-        return model
-
-    @cached_property
+    @property
     def anatomy(self) -> Anatomy:
-        """The dense model's anatomy, on the device."""
-        model = self.dense_model()
-        model.to(self.device.torch_device)
-        return anatomy_of(model)
+        """The anatomy, on the device, of the model that the search begins with."""
+        return self.origin.anatomy
 
     @cached_property
     def lessons(self) -> Split:
@@ -118,9 +126,8 @@ class Run:
         return "quantize" in self.spec.approximations and self.spec.target.runtime == "onnxruntime"
 
     def length(self) -> int:
-        """Tokens of one example of the target, as MACs count them: the mean of the data's, rounded."""
-        asked = self.spec.target.sequence_length
-        return round(float(self.selection.lengths.mean())) if asked == "data" else asked
+        """See `Origin.length`."""
+        return self.origin.length()
 
     @property
     def timing_seconds(self) -> float:
@@ -128,16 +135,8 @@ class Run:
         return min(14.0, max(2.0, self.spec.budget.max_minutes * 60 / 50))
 
     def timed_inputs(self) -> BenchInputs:
-        """Selection rows as the target meets them, for measurements before the certificate."""
-        ids, types = token_rows(self.selection)
-        return BenchInputs.sample(
-            ids,
-            batch_size=self.spec.target.batch_size,
-            sequence_length=self.spec.target.sequence_length,
-            pad_id=self.selection.pad_id,
-            token_types=types,
-            seed=self.spec.seed,
-        )
+        """See `Origin.timed_inputs`."""
+        return self.origin.timed_inputs()
 
     def progress(
         self, stage: Stage, step: int, total: int | None = None, message: str = "", **metrics: float
@@ -145,16 +144,3 @@ class Run:
         """Report a step, after asking whether to go on."""
         self.reporter.check()
         self.reporter.progress(stage, step, total, message, **metrics)
-
-
-def bench_inputs(split: Split, *, batch_size: int) -> BenchInputs:
-    """All rows of a split in their order, as a target with that batch size meets them."""
-    ids, types = token_rows(split)
-    return BenchInputs.in_order(ids, batch_size=batch_size, pad_id=split.pad_id, token_types=types)
-
-
-def token_rows(split: Split) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
-    """Token ids and token types row by row, unpadded; no types where the tokenizer makes none."""
-    cuts = split.offsets[1:-1]
-    types = None if split.segments is None else np.split(split.segments, cuts)
-    return np.split(split.ids, cuts), types

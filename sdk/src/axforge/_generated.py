@@ -426,6 +426,21 @@ class PruneLayers(BaseModel):
     layers: list[int]
 
 
+class PruneVocabulary(BaseModel):
+    """
+    Rows of the word embedding are removed and the tokenizer rewritten: texts are cut into the tokens left.
+
+    `rows` are those that stay, by their ids in the dense model's vocabulary. In the smaller one they are
+    numbered anew, in the same order.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximation: str | None = "prune_vocabulary"
+    rows: str
+
+
 class PruneWeightGroups(BaseModel):
     """
     FFN channels (intermediate neurons) of one layer are removed; the output bias stays.

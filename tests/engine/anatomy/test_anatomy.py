@@ -186,7 +186,7 @@ class TestSlicing:
     def test_trains(self, family: str) -> None:
         dense = tiny_classifier(family)
         small = sliced(dense, anatomy_of(dense).shape(random_recipe(1))).train()
-        batch, labels = padded_batch(dense), torch.tensor([0, 1, 2])
+        batch, labels = padded_batch(small), torch.tensor([0, 1, 2])
         optimizer = torch.optim.AdamW(small.parameters(), lr=1e-2)
         losses = []
         for _ in range(12):
@@ -223,7 +223,7 @@ class TestRecipes:
             )
         )
         assert Shape.from_json(shape.to_json()) == shape
-        assert shape.to_json()[0]["channels"] == "0-39,45-45"
+        assert shape.to_json()["layers"][0]["channels"] == "0-39,45"
 
     def test_of_several_top_k_the_hardest_counts(self, dense: PreTrainedModel) -> None:
         steps = (HardAttention(layer=0, top_k=2), HardAttention(layer=0, top_k=30))

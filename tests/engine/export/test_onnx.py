@@ -123,7 +123,7 @@ def test_the_modelling_file_can_be_traced_by_torch(tmp_path: Path) -> None:
     dense = tiny_classifier("bert")
     recipe = Recipe(steps=(*random_recipe(0).steps, HardAttention(layer=0, top_k=3)))
     model = as_axforge(sliced(dense, anatomy_of(dense).shape(recipe))).eval()
-    batch = {name: padded_batch(dense)[name] for name in ("input_ids", "attention_mask")}
+    batch = {name: padded_batch(model)[name] for name in ("input_ids", "attention_mask")}
 
     class Logits(torch.nn.Module):
         def __init__(self) -> None:

@@ -94,21 +94,23 @@ def family_of(model_type: str) -> Family:
 
 
 def dense_sizes(config: Any, family: Family) -> dict[str, int]:
-    """layers, heads, channels, head_size and hidden_size of the dense model."""
+    """layers, heads, channels, head_size, hidden_size and vocabulary of the dense model."""
     hidden = config.hidden_size
     kept = getattr(config, "axforge", None)
     if kept is not None:
         layers, heads, channels = len(kept["layers"]), kept["heads"], kept["channels"]
-        head_size = kept["head_size"]
+        head_size, vocabulary = kept["head_size"], kept["vocabulary"]
     else:
         layers, heads = config.num_hidden_layers, config.num_attention_heads
         channels, head_size = getattr(config, family.channels_field), hidden // heads
+        vocabulary = config.vocab_size
     return {
         "layers": layers,
         "heads": heads,
         "channels": channels,
         "head_size": head_size,
         "hidden_size": hidden,
+        "vocabulary": vocabulary,
     }
 
 

@@ -7,22 +7,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.spec import Recipe, Step
 from worker.engine.anatomy.families import Family, LayerParts
 from worker.engine.anatomy.masking import Gates, gated, masked
-from worker.engine.anatomy.shape import LayerShape, Shape
+from worker.engine.anatomy.shape import LayerShape, Shape, positions
 from worker.engine.approximations import STRUCTURAL
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A model's elements. Layers, heads and channels are always named by their dense index.
+    """A model's elements. Layers, heads, channels and vocabulary rows are always named by their dense index.
 
-    `layers`, `heads` (a layer) and `channels` (a layer) count the *dense* model's elements; a model
-    that was sliced before has fewer, and `full_shape()` says which. A recipe therefore means the
+    `layers`, `heads` (a layer), `channels` (a layer) and `vocabulary` count the *dense* model's elements;
+    a model that was sliced before has fewer, and `full_shape()` says which. A recipe therefore means the
     same on the dense model and on anything sliced from it.
     """
 
@@ -33,6 +34,7 @@ class Anatomy:
     channels: int
     head_size: int
     hidden_size: int
+    vocabulary: int
 
     @cached_property
     def parts(self) -> tuple[LayerParts, ...]:
@@ -52,12 +54,14 @@ class Anatomy:
         """What `recipe` leaves of this model.
 
         The recipe may be the whole one or only the steps since this model was sliced: removing
-        what is gone already changes nothing. Raises ValueError when a step names a layer, head or
-        channel that the dense model does not have.
+        what is gone already changes nothing. Raises ValueError when a step names a layer, head,
+        channel or row that the dense model does not have.
         """
         for number, step in enumerate(recipe.steps):
             self._check(number, step)
-        return self.full_shape().applied(recipe).normalised()
+        shape = self.full_shape().applied(recipe).normalised()
+        self._check_rows(shape)
+        return shape
 
     def parameters(self, shape: Shape) -> int:
         """Parameters of the model that `sliced(model, shape)` returns, embeddings included."""
@@ -66,7 +70,9 @@ class Anatomy:
             for path in self.family.outside
             for parameter in self.model.get_submodule(path).parameters()
         )
-        return outside + sum(self._layer_parameters(layer) for layer in self.checked(shape).layers)
+        shape = self.checked(shape)
+        gone = (self._rows(self.full_shape()) - self._rows(shape)) * self.hidden_size
+        return outside - gone + sum(self._layer_parameters(layer) for layer in shape.layers)
 
     def macs(self, shape: Shape, length: int) -> int:
         """Multiply-accumulates for one example of `length` tokens.
@@ -88,9 +94,21 @@ class Anatomy:
     def masked(self, shape: Shape) -> AbstractContextManager[None]:
         """While it lasts, the model computes what `sliced(model, shape)` would.
 
+        It then takes the same token ids, those of the vocabulary that `shape` leaves.
         Raises ValueError when the model does not hold all of `shape`.
         """
-        return masked(self.model, self.parts, self.full_shape(), self.checked(shape), self.head_size)
+        full, shape = self.full_shape(), self.checked(shape)
+        return masked(self.model, self.parts, full, shape, self.head_size, self.token_ids(shape))
+
+    def token_ids(self, shape: Shape) -> Tensor | None:
+        """This model's token id for each token id of the vocabulary that `shape` leaves, (rows,).
+
+        None where both are the same.
+        """
+        held, kept = self.full_shape().rows, shape.rows
+        if kept is None or kept == held:
+            return None
+        return torch.tensor(kept if held is None else positions(held, kept))
 
     def gated(self, batch_size: int | None = None) -> AbstractContextManager[Gates]:
         """While it lasts, contexts of heads and activations of channels are multiplied by gates.
@@ -106,18 +124,21 @@ class Anatomy:
     def checked(self, shape: Shape) -> Shape:
         """`shape` normalised. Raises ValueError when this model does not hold all of it."""
         shape, full = shape.normalised(), self.full_shape()
+        self._check_rows(shape)
         if len(shape.layers) != len(full.layers):
             raise ValueError(f"the shape has {len(shape.layers)} layers, the dense model {len(full.layers)}")
         for index, (wanted, held) in enumerate(zip(shape.layers, full.layers, strict=True)):
             if not wanted.within(held):
                 raise ValueError(f"the shape keeps elements of layer {index} that the model does not have")
+        if not shape.within(full):
+            raise ValueError("the shape keeps rows of the vocabulary that the model does not have")
         return shape
 
     @cached_property
     def _full_shape(self) -> Shape:
         kept = getattr(self.model.config, "axforge", None)
         if kept is not None:
-            return Shape.from_json(kept["layers"])
+            return Shape.from_json(kept)
         return Shape.full(self.layers, self.heads, self.channels)
 
     def _layer_parameters(self, layer: LayerShape) -> int:
@@ -128,8 +149,22 @@ class Anatomy:
         ffn = (width + 1) * channels + (channels + 1) * width if channels else 0
         return attention + ffn + 4 * width
 
+    def _rows(self, shape: Shape) -> int:
+        return self.vocabulary if shape.rows is None else len(shape.rows)
+
+    def _check_rows(self, shape: Shape) -> None:
+        # RoBERTa counts positions from the padding id, and models are told by number what padding is.
+        pad = self.model.config.pad_token_id or 0
+        if shape.rows is not None and shape.rows[: pad + 1] != tuple(range(pad + 1)):
+            raise ValueError(f"the rows up to that of padding, 0-{pad}, have to stay")
+
     def _check(self, number: int, step: Step) -> None:
-        counts = {"layer": self.layers, "head": self.heads, "channel": self.channels}
+        counts = {
+            "layer": self.layers,
+            "head": self.heads,
+            "channel": self.channels,
+            "row": self.vocabulary,
+        }
         structural = STRUCTURAL.get(step.approximation)
         for field, what, indices in structural.named(step) if structural else ():
             _check_indices(f"steps/{number}/{field}", what, indices, counts[what])

@@ -16,6 +16,7 @@ from transformers.masking_utils import sdpa_mask
 
 from worker.engine.anatomy.families import LayerParts
 from worker.engine.anatomy.shape import LayerShape, Shape
+from worker.engine.anatomy.vocabulary import renumbered
 from worker.engine.export.modeling_axforge import AxforgeAttention, hard_attention
 
 if TYPE_CHECKING:
@@ -35,11 +36,17 @@ class Gates:
 
 @contextmanager
 def masked(
-    model: PreTrainedModel, parts: tuple[LayerParts, ...], full: Shape, shape: Shape, head_size: int
+    model: PreTrainedModel,
+    parts: tuple[LayerParts, ...],
+    full: Shape,
+    shape: Shape,
+    head_size: int,
+    token_ids: Tensor | None,
 ) -> Iterator[None]:
-    """See `Anatomy.masked`. `shape` is within `full`, both normalised."""
+    """See `Anatomy.masked`. `shape` is within `full`, both normalised; `token_ids`: see `renumbered`."""
     device = model.device
     with ExitStack() as undo:
+        undo.enter_context(renumbered(model, token_ids))
         for part in parts:
             held, kept = full.layers[part.index], shape.layers[part.index]
             for handle in _layer_hooks(part, held, kept, head_size, device):

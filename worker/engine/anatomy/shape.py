@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 from models.spec import Recipe
+from models.spec.ranges import as_ranges, from_ranges
 from worker.engine.approximations import STRUCTURAL
 
 
@@ -42,9 +43,14 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class Shape:
-    """One `LayerShape` for every layer of the dense model, skipped ones included."""
+    """One `LayerShape` for every layer of the dense model, skipped ones included.
+
+    `rows`: the rows of the word embedding that are left, ascending, by index in the dense model; None for
+    all of them. The model then takes token ids that count these rows.
+    """
 
     layers: tuple[LayerShape, ...]
+    rows: tuple[int, ...] | None = None
 
     @staticmethod
     def full(layers: int, heads: int, channels: int) -> Shape:
@@ -53,16 +59,18 @@ class Shape:
         return Shape((layer,) * layers)
 
     def with_layer(self, index: int, layer: LayerShape) -> Shape:
-        return Shape((*self.layers[:index], layer, *self.layers[index + 1 :]))
+        return replace(self, layers=(*self.layers[:index], layer, *self.layers[index + 1 :]))
 
     def normalised(self) -> Shape:
         """Equal for all shapes that mean the same model."""
-        return Shape(tuple(layer.normalised() for layer in self.layers))
+        return replace(self, layers=tuple(layer.normalised() for layer in self.layers))
 
     def within(self, other: Shape) -> bool:
         """Whether this can be reached from `other` by taking away only. Both normalised."""
-        return len(self.layers) == len(other.layers) and all(
-            mine.within(theirs) for mine, theirs in zip(self.layers, other.layers, strict=True)
+        return (
+            len(self.layers) == len(other.layers)
+            and self._rows_within(other)
+            and all(mine.within(theirs) for mine, theirs in zip(self.layers, other.layers, strict=True))
         )
 
     def applied(self, recipe: Recipe) -> Shape:
@@ -77,45 +85,45 @@ class Shape:
                 shape = structural.narrowed(shape, step)
         return shape
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> dict[str, Any]:
         """For a config.json. Indices are written as ranges: "0-127,256-1535"."""
-        return [
+        layers = [
             {
-                "heads": _ranges(layer.heads),
-                "channels": _ranges(layer.channels),
+                "heads": as_ranges(layer.heads),
+                "channels": as_ranges(layer.channels),
                 "present": layer.present,
                 "hard_top_k": layer.hard_top_k,
             }
             for layer in self.layers
         ]
+        return {"layers": layers, "rows": None if self.rows is None else as_ranges(self.rows)}
 
     @staticmethod
-    def from_json(document: list[dict[str, Any]]) -> Shape:
+    def from_json(document: Mapping[str, Any]) -> Shape:
         """The inverse of `to_json`."""
-        return Shape(
-            tuple(
-                LayerShape(
-                    _indices(layer["heads"]),
-                    _indices(layer["channels"]),
-                    layer["present"],
-                    layer["hard_top_k"],
-                )
-                for layer in document
+        layers = tuple(
+            LayerShape(
+                from_ranges(layer["heads"]),
+                from_ranges(layer["channels"]),
+                layer["present"],
+                layer["hard_top_k"],
             )
+            for layer in document["layers"]
         )
+        rows = document["rows"]
+        return Shape(layers, None if rows is None else from_ranges(rows))
+
+    def _rows_within(self, other: Shape) -> bool:
+        if self.rows is other.rows or other.rows is None:
+            return True
+        return self.rows is not None and set(self.rows) <= set(other.rows)
+
+
+def positions(held: tuple[int, ...], kept: tuple[int, ...]) -> list[int]:
+    """Where each of the elements `kept` is among those `held`."""
+    place = {index: at for at, index in enumerate(held)}
+    return [place[index] for index in kept]
 
 
 def _no_softer(mine: int | None, theirs: int | None) -> bool:
     return theirs is None or (mine is not None and mine <= theirs)
-
-
-def _ranges(indices: tuple[int, ...]) -> str:
-    if not indices:
-        return ""
-    cuts = [0, *(at for at, (a, b) in enumerate(pairwise(indices), 1) if b != a + 1), len(indices)]
-    return ",".join(f"{indices[start]}-{indices[end - 1]}" for start, end in pairwise(cuts))
-
-
-def _indices(text: str) -> tuple[int, ...]:
-    bounds = (part.split("-") for part in text.split(",") if part)
-    return tuple(index for first, last in bounds for index in range(int(first), int(last) + 1))

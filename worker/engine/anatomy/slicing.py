@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from models.spec.ranges import from_ranges
 from worker.engine.anatomy import Anatomy, Shape, anatomy_of, family_of
 from worker.engine.anatomy.axforge import AXFORGE
 from worker.engine.anatomy.families import Family, LayerParts
-from worker.engine.anatomy.shape import LayerShape
+from worker.engine.anatomy.shape import LayerShape, positions
+from worker.engine.anatomy.vocabulary import copy_embeddings, with_rows, without_rows
 from worker.engine.export.modeling_axforge import AxforgeConfig
 
 HEAD_MODULES = ("query", "key", "value")
@@ -59,14 +61,14 @@ def _build(anatomy: Anatomy, shape: Shape, *, native: bool) -> PreTrainedModel:
         "heads": anatomy.heads,
         "channels": anatomy.channels,
         "head_size": anatomy.head_size,
-        "layers": shape.to_json(),
+        "vocabulary": anatomy.vocabulary,
+        **shape.to_json(),
     }
     if native:
         family, config = source_family, _native_config(source, source_family, shape)
         config.axforge = kept
     else:
-        stock = _config(source)
-        variant = source_family.variant(stock)
+        variant = source_family.variant(_stock_config(source, shape))
         family, config = AXFORGE, _axforge_config(anatomy, shape, variant, source, kept)
     _copy_labels(anatomy.model.config, config)
     with no_init_weights():
@@ -87,11 +89,13 @@ def source_config(config: PreTrainedConfig) -> dict[str, Any]:
         family = family_of(config.model_type)
         document[_field(config, "num_hidden_layers")] = len(kept["layers"])
         document[family.channels_field] = kept["channels"]
+        if kept["rows"] is not None:
+            document = without_rows(document, from_ranges(kept["rows"]), kept["vocabulary"])
     return cast(dict[str, Any], document)
 
 
 def _native_config(source: Mapping[str, Any], family: Family, shape: Shape) -> PreTrainedConfig:
-    config = _config(source)
+    config = _stock_config(source, shape)
     present = [layer for layer in shape.layers if layer.present]
     config.num_hidden_layers = len(present)
     setattr(config, family.channels_field, len(present[0].channels))
@@ -117,8 +121,12 @@ def _axforge_config(
     )
 
 
-def _config(source: Mapping[str, Any]) -> PreTrainedConfig:
-    return cast(PreTrainedConfig, AutoConfig.for_model(**source))
+def _stock_config(source: Mapping[str, Any], shape: Shape) -> PreTrainedConfig:
+    """The dense model's config, with the vocabulary that `shape` leaves."""
+    config = cast(PreTrainedConfig, AutoConfig.for_model(**source))
+    if shape.rows is not None:
+        with_rows(config, shape.rows)
+    return config
 
 
 def _field(config: PreTrainedConfig, name: str) -> str:
@@ -132,8 +140,10 @@ def _copy_labels(source: PreTrainedConfig, target: PreTrainedConfig) -> None:
 
 
 def _copy_weights(anatomy: Anatomy, target: PreTrainedModel, family: Family, shape: Shape) -> None:
-    for path, target_path in zip(anatomy.family.outside, family.outside, strict=True):
+    embeddings, *outside = zip(anatomy.family.outside, family.outside, strict=True)
+    for path, target_path in outside:
         _copy(anatomy.model.get_submodule(path), target.get_submodule(target_path))
+    copy_embeddings(anatomy.model, embeddings[0], target, embeddings[1], anatomy.token_ids(shape))
     held = anatomy.full_shape()
     sources = {part.index: part for part in anatomy.parts}
     for part in anatomy_of(target).parts:
@@ -160,8 +170,7 @@ def _copy_layer(
 
 
 def _positions(held: tuple[int, ...], kept: tuple[int, ...]) -> Tensor:
-    place = {index: at for at, index in enumerate(held)}
-    return torch.tensor([place[index] for index in kept])
+    return torch.tensor(positions(held, kept))
 
 
 def _copy(source: nn.Module, target: nn.Module) -> None:

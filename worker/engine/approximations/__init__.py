@@ -10,6 +10,7 @@ from worker.engine.approximations.hard_attention import SelectiveHardAttention
 from worker.engine.approximations.prune_blocks import BlockPruning
 from worker.engine.approximations.prune_heads import HeadPruning
 from worker.engine.approximations.prune_layers import LayerPruning
+from worker.engine.approximations.prune_vocabulary import VocabularyPruning
 from worker.engine.approximations.prune_weight_groups import WeightGroupPruning
 from worker.engine.approximations.quantize import Quantization
 
@@ -20,6 +21,7 @@ STRUCTURAL: dict[str, Structural[Any]] = {
     "prune_blocks": BlockPruning(),
     "prune_heads": HeadPruning(),
     "prune_weight_groups": WeightGroupPruning(),
+    "prune_vocabulary": VocabularyPruning(),
     "hard_attention": SelectiveHardAttention(),
 }
 APPROXIMATIONS: dict[ApproximationName, Approximation[Any]] = {

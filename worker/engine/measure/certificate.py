@@ -41,15 +41,6 @@ STEPS = 4
 
 
 @dataclass(frozen=True)
-class CertifiedModel:
-    """An exported model in the target's runtime, and its counts (MACs of one example)."""
-
-    file: ModelFile
-    parameters: int
-    macs: int
-
-
-@dataclass(frozen=True)
 class Holdout:
     """Token ids (special tokens included) and labels of the split that judges."""
 
@@ -57,6 +48,20 @@ class Holdout:
     labels: Labels
     token_types: Rows | None = None
     pad_id: int = 0
+
+
+@dataclass(frozen=True)
+class CertifiedModel:
+    """An exported model in the target's runtime, and its counts (MACs of one example).
+
+    `holdout`: the rows that judge, as the tokenizer that is delivered with the model cuts them; None where
+    it is the dense model's.
+    """
+
+    file: ModelFile
+    parameters: int
+    macs: int
+    holdout: Holdout | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,8 @@ def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds:
     step(2, "timing both models in turns")
     comparison = compare(
         {"dense": inputs.dense.file, "optimized": inputs.optimized.file},
-        _timed_inputs(inputs),
+        _timed_inputs(inputs, inputs.dense),
+        own_inputs={"optimized": _timed_inputs(inputs, inputs.optimized)},
         threads=host.threads,
         seconds=seconds,
         on_round=reporter.check,
@@ -150,7 +156,7 @@ def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds:
 
 def _logits(model: CertifiedModel, inputs: CertifyInputs, threads: int) -> Logits:
     """Of every holdout row, in batches of the target's size: what int8 answers depends on its batch."""
-    holdout = inputs.holdout
+    holdout = model.holdout or inputs.holdout
     batches = BenchInputs.in_order(
         holdout.ids,
         batch_size=inputs.spec.target.batch_size,
@@ -169,8 +175,8 @@ def _logits(model: CertifiedModel, inputs: CertifyInputs, threads: int) -> Logit
     return logits
 
 
-def _timed_inputs(inputs: CertifyInputs) -> BenchInputs:
-    target, holdout = inputs.spec.target, inputs.holdout
+def _timed_inputs(inputs: CertifyInputs, model: CertifiedModel) -> BenchInputs:
+    target, holdout = inputs.spec.target, model.holdout or inputs.holdout
     return BenchInputs.sample(
         holdout.ids,
         batch_size=target.batch_size,

@@ -95,19 +95,22 @@ def compare(
     inputs: BenchInputs,
     *,
     threads: int,
+    own_inputs: Mapping[str, BenchInputs] | None = None,
     warmup: int = 5,
     seconds: float = 14.0,
     on_round: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Time `models` on the same calls, taking turns of whole passes, for about `seconds`.
 
-    Each model has its own process and only one computes at a time; the order of the turns is
-    reversed every other round. `warmup` calls at the start of a turn are not counted. `on_round` is
-    called before every round and may raise to stop. Raises MeasurementError.
+    `own_inputs` are of the models, by name, whose tokenizer cuts the same rows otherwise. Each model has
+    its own process and only one computes at a time; the order of the turns is reversed every other round.
+    `warmup` calls at the start of a turn are not counted. `on_round` is called before every round and may
+    raise to stop. Raises MeasurementError.
     """
     with ExitStack() as stack:
         running = {
-            name: stack.enter_context(probe(model, inputs, threads=threads)) for name, model in models.items()
+            name: stack.enter_context(probe(model, (own_inputs or {}).get(name, inputs), threads=threads))
+            for name, model in models.items()
         }
         return compare_running(running, inputs, warmup=warmup, seconds=seconds, on_round=on_round)
 

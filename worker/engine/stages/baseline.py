@@ -10,54 +10,73 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.spec import Candidate, CandidateMeasurements, Quantize, Recipe
-from worker.engine.anatomy import anatomy_of
+from worker.engine.anatomy import Anatomy
 from worker.engine.approximations.quantize import block_size
 from worker.engine.delivery import Delivered, deliver, target_file
 from worker.engine.errors import ModelError
 from worker.engine.export.safetensors import save_folder
-from worker.engine.measure.latency import compare
+from worker.engine.measure.latency import Comparison, compare
 from worker.engine.measure.probing import ModelFile
 from worker.engine.prepare import load_model, load_tokenizer
 from worker.engine.run import Run
 from worker.engine.stages.fitting import baseline_options
 from worker.engine.stages.prepare import base_model
 from worker.engine.stages.timing import note_times
+from worker.engine.stages.vocabulary import best_vocabulary, make_vocabularies, wants_vocabulary
 from worker.engine.tasks import evaluate
 from worker.engine.training import fine_tune
 
-REASONS = (
-    "the dense model",
-    "the dense model in int8 and nothing else",
-    "the dense model in int8, its word embeddings in int4, and nothing else",
-)
+REASONS = {
+    "dense": "the dense model",
+    "dense-int8": "the dense model in int8 and nothing else",
+    "dense-int8-int4": "the dense model in int8, its word embeddings in int4, and nothing else",
+}
+
 SHARE_OF_DROP = 0.25  # of the accuracy drop that is allowed: what int4 embeddings may cost
 DENSE_LOGITS = "dense_logits.npy"
 
 
 def baseline(run: Run) -> dict[str, Any]:
-    """Fine-tune where needed, export in the target's runtime as it is and quantized, measure both."""
+    """Fine-tune where needed; export in the target's runtime as it is, quantized, and, where that is wanted,
+    with the task's vocabulary; measure all of these."""
     trained_here = _trained_for_the_task(run)
     began = time.perf_counter()
     evaluation = evaluate(
-        run.anatomy.model, run.selection, run.task, batch_size=128, device=run.device, reporter=run.reporter
+        run.dense.anatomy.model,
+        run.dense.selection,
+        run.task,
+        batch_size=128,
+        device=run.device,
+        reporter=run.reporter,
     )
-    row_seconds = (time.perf_counter() - began) / len(run.selection)
+    row_seconds = (time.perf_counter() - began) / len(run.dense.selection)
     run.progress("baseline", 0, 2, "exporting the dense model for the target")
     delivered = _delivered(run)
+    precision = _precision(run, delivered)
+    smaller = _with_vocabularies(run, delivered, precision)
+    vocabulary = best_vocabulary(run, delivered[precision], smaller)
+    whole_name = precision if vocabulary is None else vocabulary
     run.progress("baseline", 1, 2, "measuring the dense model on the target")
+    forms = delivered | smaller
     comparison = compare(
-        {name: each.file for name, each in delivered.items()},
-        run.timed_inputs(),
+        {name: each.file for name, each in forms.items()},
+        run.dense.timed_inputs(),
+        own_inputs={name: run.with_vocabulary(name).timed_inputs() for name in smaller},
         threads=run.threads,
         seconds=run.timing_seconds,
         on_round=run.reporter.check,
     )
-    dense, whole = delivered["dense"], _whole(run, delivered)
-    whole_name = next(name for name, each in delivered.items() if each is whole)
+    dense, whole = delivered["dense"], forms[whole_name]
     note_times(run, comparison, dense="dense", whole=whole_name)
-    for number, (name, each) in enumerate(delivered.items()):
-        ms, speedup = comparison[name].fastest, comparison.speedup("dense", name)
-        run.reporter.candidate(_candidate(run, number, each, ms, speedup, dense))
+    for number, (name, each) in enumerate(forms.items()):
+        anatomy = run.with_vocabulary(name).anatomy if name in smaller else run.dense.anatomy
+        reason = (
+            f"{REASONS[precision]}, with fewer rows of its vocabulary" if name in smaller else REASONS[name]
+        )
+        candidate = _candidate(
+            run, number, each, anatomy, comparison, name=name, reason=reason, dense_bytes=dense.size_bytes
+        )
+        run.reporter.candidate(candidate)
     np.save(run.workspace.folder("baseline") / DENSE_LOGITS, dense.logits)
     return {
         "fine_tuned": trained_here,
@@ -68,8 +87,9 @@ def baseline(run: Run) -> dict[str, Any]:
         "dense_bytes": dense.size_bytes,
         "whole_bytes": whole.size_bytes,
         "whole": whole_name,
-        "quantize": [step.model_dump(mode="json") for step in whole.recipe.steps],
-        "candidates": len(delivered),
+        "quantize": [step.model_dump(mode="json") for step in delivered[precision].recipe.steps],
+        "vocabulary": vocabulary,
+        "candidates": len(forms),
     }
 
 
@@ -97,31 +117,45 @@ def _forms(run: Run) -> dict[str, Recipe]:
     forms = {"dense": Recipe()}
     if run.quantizes:
         forms["dense-int8"] = Recipe(steps=(Quantize(),))
-        if block_size(run.anatomy.model.config.hidden_size) is not None:
+        if block_size(run.dense.anatomy.model.config.hidden_size) is not None:
             forms["dense-int8-int4"] = Recipe(steps=(Quantize(embeddings="int4"),))
     return forms
 
 
-def _whole(run: Run, delivered: dict[str, Delivered]) -> Delivered:
-    """The precision to deliver: int4 embeddings unless they cost more than a quarter of the drop allowed.
+def _precision(run: Run, delivered: dict[str, Delivered]) -> str:
+    """Which precision to deliver: int4 embeddings unless they cost more than a quarter of the drop allowed.
 
     Judged on the selection split, against int8 alone.
     """
     int8, int4 = delivered.get("dense-int8"), delivered.get("dense-int8-int4")
     if int8 is None:
-        return delivered["dense"]
+        return "dense"
     accuracy, dense = run.spec.constraints.accuracy, delivered["dense"].metric
     allowed = max((accuracy.max_relative_drop or 0.0) * abs(dense), accuracy.max_absolute_drop or 0.0)
     if int4 is None or int4.metric < int8.metric - SHARE_OF_DROP * allowed:
-        return int8
-    return int4
+        return "dense-int8"
+    return "dense-int8-int4"
 
 
 def _delivered(run: Run) -> dict[str, Delivered]:
     folder = run.workspace.folder("baseline")
     return {
-        name: deliver(run, run.anatomy.model, recipe, folder / name) for name, recipe in _forms(run).items()
+        name: deliver(run, run.dense.anatomy.model, recipe, folder / name, run.dense)
+        for name, recipe in _forms(run).items()
     }
+
+
+def _with_vocabularies(run: Run, delivered: dict[str, Delivered], precision: str) -> dict[str, Delivered]:
+    """The vocabularies to try, in that precision, by their names; none where none is wanted."""
+    whole = delivered[precision]
+    if not wants_vocabulary(run, whole, delivered["dense"].size_bytes):
+        return {}
+    folder, smaller = run.workspace.folder("baseline"), {}
+    for name, recipe in make_vocabularies(run).items():
+        origin = run.with_vocabulary(name)
+        form = recipe.then(*whole.recipe.steps)
+        smaller[name] = deliver(run, origin.anatomy.model, form, folder / name, origin)
+    return smaller
 
 
 def _trained_for_the_task(run: Run) -> bool:
@@ -160,9 +194,16 @@ def _fine_tune(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
 
 
 def _candidate(
-    run: Run, number: int, each: Delivered, ms: float, speedup: float, dense: Delivered
+    run: Run,
+    number: int,
+    each: Delivered,
+    anatomy: Anatomy,
+    comparison: Comparison,
+    *,
+    name: str,
+    reason: str,
+    dense_bytes: int,
 ) -> Candidate:
-    anatomy = anatomy_of(run.anatomy.model)
     shape = anatomy.full_shape()
     return Candidate(
         number=number,
@@ -171,13 +212,13 @@ def _candidate(
         measurements=CandidateMeasurements(
             metric=each.metric,
             parameters=anatomy.parameters(shape),
-            macs=anatomy.macs(shape, run.length()),
+            macs=anatomy.macs(shape, run.dense.length()),
             size_bytes=each.size_bytes,
-            latency_ms=ms,
+            latency_ms=comparison[name].fastest,
             latency_source="measured",
-            speedup=speedup,
-            size_reduction=dense.size_bytes / each.size_bytes,
+            speedup=comparison.speedup("dense", name),
+            size_reduction=dense_bytes / each.size_bytes,
         ),
         accepted=True,
-        reason=REASONS[number],
+        reason=reason,
     )

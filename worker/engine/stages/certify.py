@@ -13,7 +13,8 @@ from worker.engine.export.card import CARD_FILE, CardFacts, write_card
 from worker.engine.export.safetensors import load_folder
 from worker.engine.measure import certificate
 from worker.engine.measure.certificate import CertifiedModel, CertifyInputs, Holdout
-from worker.engine.run import Run, token_rows
+from worker.engine.origin import Origin, token_rows
+from worker.engine.run import Run
 from worker.engine.stages.baseline import dense_files
 from worker.engine.workspace import write_json
 
@@ -31,21 +32,22 @@ def certify(run: Run) -> dict[str, Any]:
     optimized = run.workspace.folder("export") / "optimized"
     target_folder = optimized / ("onnx" if run.spec.target.runtime == "onnxruntime" else "safetensors")
     model = load_folder(run.workspace.folder("recover") / recovered["folder"] / "model")
-    small, whole = anatomy_of(model), run.anatomy
+    small, whole = anatomy_of(model), run.dense.anatomy
     inputs = CertifyInputs(
         spec=run.spec,
         recipe=recipe,
         dense=CertifiedModel(
             dense_files(run)[0],
             whole.parameters(whole.full_shape()),
-            whole.macs(whole.full_shape(), run.length()),
+            whole.macs(whole.full_shape(), run.dense.length()),
         ),
         optimized=CertifiedModel(
             target_file(run, target_folder),
             small.parameters(small.full_shape()),
             small.macs(small.full_shape(), run.length()),
+            _holdout(run, run.origin),
         ),
-        holdout=_holdout(run),
+        holdout=_holdout(run, run.dense),
         metric=partial(run.task.metric, run.spec.metric),
         artifacts=_files(optimized),
         loadable=exported["loadable"],
@@ -65,8 +67,9 @@ def certify(run: Run) -> dict[str, Any]:
     return {"constraints_met": issued.constraints_met, "verdict": issued.verdict}
 
 
-def _holdout(run: Run) -> Holdout:
-    split = run.task.encode(run.data.holdout(), run.tokenizer, max_length=run.max_length)
+def _holdout(run: Run, origin: Origin) -> Holdout:
+    """As the tokenizer that goes with a model cuts it."""
+    split = origin.encoded(run.data.holdout())
     ids, types = token_rows(split)
     return Holdout(ids, split.labels, types, split.pad_id)
 

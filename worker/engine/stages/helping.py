@@ -17,7 +17,13 @@ from worker.engine.stages.trials import Trials
 from worker.engine.stages.weighing import Weighing
 
 Work = Callable[[Share], Outcome]
-NEEDED = ("prepare/done.json", "prepare/data/", "baseline/done.json", "baseline/model/")
+NEEDED = (
+    "prepare/done.json",
+    "prepare/data/",
+    "baseline/done.json",
+    "baseline/model/",
+    "baseline/vocabulary/",
+)
 """Of the finished stages' files: names, or folders with a slash at their end."""
 HOLDOUT = "prepare/data/holdout.parquet"
 TRAIN = "prepare/data/train.parquet"

@@ -29,6 +29,7 @@ from worker.engine.stages.problem import MARGIN, cost_model, dense_reference, se
 from worker.engine.stages.rungs import Rung, best_of, has_room
 from worker.engine.stages.sizing import sized
 from worker.engine.stages.timing import timed
+from worker.engine.stages.vocabulary import vocabulary_recipe
 from worker.engine.strategies.goal import Goal
 from worker.engine.strategies.narrowing import narrow
 from worker.engine.workspace import read_json, write_json
@@ -101,7 +102,8 @@ class _Climb:
             searched = self.run.workspace.result("search")
             assert searched is not None
             recipe = Recipe.model_validate(searched["recipe"])
-            self.first = sized(self.run, recipe, self.folder / "sizing", self._tell)
+            recipe = sized(self.run, recipe, self.folder / "sizing", self._tell)
+            self.first = vocabulary_recipe(self.run).then(*recipe.steps)
             self._save()
         return self.first
 

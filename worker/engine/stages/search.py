@@ -8,6 +8,7 @@ from models.spec import Recipe
 from worker.engine.run import Run
 from worker.engine.stages.problem import MARGIN, dense_reference, search_problem
 from worker.engine.stages.trials import Trials
+from worker.engine.stages.vocabulary import vocabulary_recipe
 from worker.engine.strategies import STRATEGIES
 from worker.engine.strategies.goal import Goal
 from worker.engine.workspace import read_json, write_json
@@ -22,7 +23,7 @@ def search(run: Run) -> dict[str, Any]:
     """
     file = run.workspace.folder("search") / "state.json"
     state = (read_json(file) or {"state": None})["state"]
-    first = _candidates_before(run)
+    first, before = _candidates_before(run), vocabulary_recipe(run)
     goal = Goal.of(run.spec.constraints, dense_reference(run), margin=MARGIN)
 
     def tell(message: str, step: int, total: int | None) -> None:
@@ -34,7 +35,12 @@ def search(run: Run) -> dict[str, Any]:
         state = step.state
         write_json(file, {"state": state})
         run.stopwatch.save()
-        candidate = step.candidate.model_copy(update={"number": first + step.candidate.number})
+        candidate = step.candidate.model_copy(
+            update={
+                "number": first + step.candidate.number,
+                "recipe": before.then(*step.candidate.recipe.steps),
+            }
+        )
         run.reporter.candidate(candidate)
         tell(f"candidate {candidate.number}: {candidate.reason}", state["number"], None)
     costs = problem.costs(run.shape(Recipe.model_validate(state["recipe"])))

@@ -58,6 +58,7 @@ def timed(run: Run, file: ModelFile, dense: ModelFile, whole: ModelFile) -> Time
     comparison = compare(
         models,
         run.timed_inputs(),
+        own_inputs={"dense": run.dense.timed_inputs()},
         threads=run.threads,
         seconds=run.timing_seconds,
         on_round=run.reporter.check,

@@ -1,0 +1,83 @@
+"""A model that decisions begin with, its tokenizer, and the rows of the data as that tokenizer cuts them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from worker.engine.anatomy import Anatomy, anatomy_of
+from worker.engine.measure.inputs import BenchInputs
+from worker.engine.prepare import load_model, load_tokenizer
+from worker.engine.tasks import Rows, Split
+
+if TYPE_CHECKING:
+    from worker.engine.run import Run
+
+
+class Origin:
+    """The model and tokenizer of a folder, loaded when first needed."""
+
+    def __init__(self, run: Run, folder: Path) -> None:
+        self._run = run
+        self.folder = folder
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.folder)
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """The model's anatomy, on the run's device, in evaluation mode."""
+        run = self._run
+        model, _ = load_model(self.folder, labels=run.data.labels, seed=run.spec.seed)
+        model.to(run.device.torch_device)
+        return anatomy_of(model)
+
+    @cached_property
+    def train(self) -> Split:
+        return self.encoded(self._run.data.train())
+
+    @cached_property
+    def selection(self) -> Split:
+        return self.encoded(self._run.data.selection())
+
+    def encoded(self, rows: Rows) -> Split:
+        """The rows as this tokenizer's ids."""
+        return self._run.task.encode(rows, self.tokenizer, max_length=self._run.max_length)
+
+    def length(self) -> int:
+        """Tokens of one example of the target, as MACs count them: the mean of the data's, rounded."""
+        asked = self._run.spec.target.sequence_length
+        return round(float(self.selection.lengths.mean())) if asked == "data" else asked
+
+    def timed_inputs(self) -> BenchInputs:
+        """Selection rows as the target meets them, for measurements before the certificate.
+
+        The same rows for every origin of a run.
+        """
+        target, (ids, types) = self._run.spec.target, token_rows(self.selection)
+        return BenchInputs.sample(
+            ids,
+            batch_size=target.batch_size,
+            sequence_length=target.sequence_length,
+            pad_id=self.selection.pad_id,
+            token_types=types,
+            seed=self._run.spec.seed,
+        )
+
+
+def bench_inputs(split: Split, *, batch_size: int) -> BenchInputs:
+    """All rows of a split in their order, as a target with that batch size meets them."""
+    ids, types = token_rows(split)
+    return BenchInputs.in_order(ids, batch_size=batch_size, pad_id=split.pad_id, token_types=types)
+
+
+def token_rows(split: Split) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+    """Token ids and token types row by row, unpadded; no types where the tokenizer makes none."""
+    cuts = split.offsets[1:-1]
+    types = None if split.segments is None else np.split(split.segments, cuts)
+    return np.split(split.ids, cuts), types
