@@ -42,22 +42,46 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class Shape:
-    """One `LayerShape` for every layer of the dense model, skipped ones included."""
+    """One `LayerShape` for every layer of the dense model, skipped ones included.
+
+    `shares` has a number for each layer: those of the same number have the same weights, and so the same
+    heads and channels as long as they are present. Empty: each layer has its own.
+    """
 
     layers: tuple[LayerShape, ...]
+    shares: tuple[int, ...] = ()
 
     @staticmethod
-    def full(layers: int, heads: int, channels: int) -> Shape:
+    def full(layers: int, heads: int, channels: int, shares: tuple[int, ...] = ()) -> Shape:
         """The dense model's shape."""
         layer = LayerShape(tuple(range(heads)), tuple(range(channels)))
-        return Shape((layer,) * layers)
+        return Shape((layer,) * layers, shares)
 
     def with_layer(self, index: int, layer: LayerShape) -> Shape:
-        return Shape((*self.layers[:index], layer, *self.layers[index + 1 :]))
+        """This shape with another layer; what it has lost, layers with the same weights lose too."""
+        layers = list(self.layers)
+        if layer.present:
+            for other in self.sharing(index):
+                layers[other] = replace(layers[other], heads=layer.heads, channels=layer.channels)
+        layers[index] = layer
+        return replace(self, layers=tuple(layers))
+
+    def sharing(self, index: int) -> tuple[int, ...]:
+        """The present layers that have the weights of layer `index`; itself among them, if it is present."""
+        share = self.shares[index] if self.shares else None
+        return tuple(
+            other
+            for other, layer in enumerate(self.layers)
+            if layer.present and (other == index or (share is not None and self.shares[other] == share))
+        )
+
+    def leads(self, index: int) -> bool:
+        """Whether no earlier layer that is present has the same weights: what is weighed once, is here."""
+        return self.sharing(index)[:1] == (index,)
 
     def normalised(self) -> Shape:
         """Equal for all shapes that mean the same model."""
-        return Shape(tuple(layer.normalised() for layer in self.layers))
+        return replace(self, layers=tuple(layer.normalised() for layer in self.layers))
 
     def within(self, other: Shape) -> bool:
         """Whether this can be reached from `other` by taking away only. Both normalised."""
@@ -90,19 +114,18 @@ class Shape:
         ]
 
     @staticmethod
-    def from_json(document: list[dict[str, Any]]) -> Shape:
+    def from_json(document: list[dict[str, Any]], shares: tuple[int, ...] = ()) -> Shape:
         """The inverse of `to_json`."""
-        return Shape(
-            tuple(
-                LayerShape(
-                    _indices(layer["heads"]),
-                    _indices(layer["channels"]),
-                    layer["present"],
-                    layer["hard_top_k"],
-                )
-                for layer in document
+        layers = (
+            LayerShape(
+                _indices(layer["heads"]),
+                _indices(layer["channels"]),
+                layer["present"],
+                layer["hard_top_k"],
             )
+            for layer in document
         )
+        return Shape(tuple(layers), shares)
 
 
 def _no_softer(mine: int | None, theirs: int | None) -> bool:
