@@ -12,7 +12,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from models.spec import HardAttention, PruneBlocks, PruneHeads, PruneLayers, PruneWeightGroups, Recipe
-from tests.engine.export_models import FAMILIES, logits, padded_batch, random_recipe, tiny_classifier
+from tests.engine.export_models import (
+    FAMILIES,
+    WITH_TOKEN_TYPES,
+    logits,
+    padded_batch,
+    random_recipe,
+    tiny_classifier,
+)
 from tests.tiny_models import wordpiece_tokenizer
 from worker.engine.anatomy import anatomy_of
 from worker.engine.anatomy.slicing import is_native, sliced
@@ -79,7 +86,7 @@ def test_masked_is_sliced_is_reloaded(
 def test_exported_graph_is_sliced(family: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     dense = tiny_classifier(family)
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    if family == "bert":
+    if family in WITH_TOKEN_TYPES:
         tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     recipes = [
         Recipe(),

@@ -6,17 +6,7 @@ import random
 from typing import Any
 
 import torch
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    PreTrainedModel,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-    XLMRobertaConfig,
-    XLMRobertaForSequenceClassification,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from models.spec import (
     HardAttention,
@@ -33,7 +23,6 @@ from worker.engine.anatomy.slicing import source_config
 
 LAYERS, HEADS, CHANNELS, HIDDEN, LABELS = 4, 4, 48, 32, 3
 VOCABULARY = 300
-FAMILIES = ("bert", "roberta", "distilbert", "xlm-roberta")
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": HIDDEN,
@@ -43,22 +32,29 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 48,
     "num_labels": LABELS,
 }
+COMMON = ("vocab_size", "max_position_embeddings", "num_labels")
 
 
-def tiny_classifier(family: str, seed: int = 0) -> PreTrainedModel:
+OWN: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "roberta": {},
+    "distilbert": {"dim": HIDDEN, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": CHANNELS},
+    "xlm-roberta": {},
+    "camembert": {},
+    "electra": {"embedding_size": 24},
+    "mpnet": {},
+}
+"""What the tiny configuration of each architecture has of its own."""
+FAMILIES = tuple(OWN)
+WITH_TOKEN_TYPES = ("bert", "electra", "albert")
+
+
+def tiny_classifier(family: str, seed: int = 0, **own: Any) -> PreTrainedModel:
     """A dense model whose weights are large enough that every element matters."""
     torch.manual_seed(seed)
-    if family == "bert":
-        model = BertForSequenceClassification(BertConfig(**SIZES))
-    elif family == "roberta":
-        model = RobertaForSequenceClassification(RobertaConfig(**SIZES))
-    elif family == "xlm-roberta":
-        model = XLMRobertaForSequenceClassification(XLMRobertaConfig(**SIZES))
-    else:
-        names = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
-        sizes = {names.get(name, name): value for name, value in SIZES.items()}
-        sizes["hidden_dim"] = sizes.pop("intermediate_size")
-        model = DistilBertForSequenceClassification(DistilBertConfig(**sizes))
+    sizes = SIZES if family != "distilbert" else {name: SIZES[name] for name in COMMON}
+    config = AutoConfig.for_model(family, **{**sizes, **OWN[family], **own})
+    model = AutoModelForSequenceClassification.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.15)
@@ -76,7 +72,8 @@ def padded_batch(model: PreTrainedModel, seed: int = 0) -> dict[str, torch.Tenso
         ids[row, length:] = model.config.pad_token_id
         mask[row, length:] = 0
     batch = {"input_ids": ids, "attention_mask": mask}
-    if source_config(model.config)["model_type"] == "bert":
+    source = source_config(model.config)
+    if source["model_type"] in WITH_TOKEN_TYPES and source["type_vocab_size"] == 2:
         batch["token_type_ids"] = (torch.arange(11) > 4).long().expand(3, 11) * mask
     return batch
 

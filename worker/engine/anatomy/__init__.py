@@ -11,9 +11,11 @@ from worker.engine.anatomy.axforge import AXFORGE
 from worker.engine.anatomy.base import Anatomy
 from worker.engine.anatomy.bert import BERT
 from worker.engine.anatomy.distilbert import DISTILBERT
+from worker.engine.anatomy.electra import ELECTRA
 from worker.engine.anatomy.families import Family
 from worker.engine.anatomy.masking import Gates
-from worker.engine.anatomy.roberta import ROBERTA, XLM_ROBERTA
+from worker.engine.anatomy.mpnet import MPNET
+from worker.engine.anatomy.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from worker.engine.anatomy.shape import LayerShape, Shape
 from worker.engine.errors import ModelError, UnsupportedArchitecture
 
@@ -31,7 +33,10 @@ __all__ = [
 
 BASE_FAMILIES: dict[str, Family] = {
     "bert": BERT,
+    "camembert": CAMEMBERT,
     "distilbert": DISTILBERT,
+    "electra": ELECTRA,
+    "mpnet": MPNET,
     "roberta": ROBERTA,
     "xlm-roberta": XLM_ROBERTA,
 }
@@ -72,6 +77,13 @@ def ensure_supported(config: dict[str, Any]) -> None:
             remedy=f"give a model with one of: {', '.join(ACTIVATIONS)}",
             pointer="/base_model",
         )
+    reason = BASE_FAMILIES[model_type].refusal(config)
+    if reason is not None:
+        raise UnsupportedArchitecture(
+            f"the base model {reason}",
+            remedy=f"give a sequence classifier or encoder of one of: {', '.join(ARCHITECTURES)}",
+            pointer="/base_model",
+        )
     _check_sizes(config)
 
 
@@ -83,7 +95,8 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
     family = FAMILIES.get(model.config.model_type)
     if family is None or not isinstance(model, family.model_class):
         raise _unsupported(f"the engine has no anatomy for {type(model).__name__}")
-    return Anatomy(model, family, **dense_sizes(model.config, family))
+    family.unroll(model)
+    return Anatomy(model, family, **dense_sizes(model.config, family), shares=_shares(model.config, family))
 
 
 def family_of(model_type: str) -> Family:
@@ -112,6 +125,12 @@ def dense_sizes(config: Any, family: Family) -> dict[str, int]:
         "hidden_size": hidden,
         "vocabulary": vocabulary,
     }
+
+
+def _shares(config: Any, family: Family) -> tuple[int, ...]:
+    """Which of the dense model's layers share weights: as a sliced model's config tells it, or its family."""
+    kept = getattr(config, "axforge", None)
+    return family.shares(config) if kept is None else tuple(kept.get("shares", ()))
 
 
 def _check_sizes(config: dict[str, Any]) -> None:

@@ -13,13 +13,23 @@ def _variant(config: PreTrainedConfig) -> dict[str, Any]:
         "vocab_size",
         "hidden_size",
         "head_size",
+        "norm_placement",
+        "norm_bias",
+        "attention_bias",
+        "ffn",
+        "ffn_bias",
         "hidden_act",
         "max_position_embeddings",
         "type_vocab_size",
         "positions",
+        "relative",
+        "embedding_size",
         "layer_norm_eps",
         "hidden_dropout",
         "attention_dropout",
+        "pooling",
+        "head_bias",
+        "head_norm",
         "head_act",
         "head_dropout",
         "head_input_dropout",
@@ -29,6 +39,7 @@ def _variant(config: PreTrainedConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in kept}
 
 
+EXTRAS = ("projection", "relative.table", "relative.norm", "final_norm", "head.norm")
 AXFORGE = Family(
     model_types=("axforge",),
     model_class=AxforgeForSequenceClassification,
@@ -43,9 +54,12 @@ AXFORGE = Family(
         ffn_up="ffn_up",
         ffn_down="ffn_down",
         ffn_norm="ffn_norm",
+        ffn_gate="ffn_gate",
+        by_head={name: f"attention.{name}" for name in ("position_query", "position_key")},
     ),
     embeddings="embeddings",
     head_dense="head.dense",
     head_out="head.out",
     variant=_variant,
+    extras={name: name for name in EXTRAS},
 )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from models.spec import Recipe, Step
-from worker.engine.anatomy.families import Family, LayerParts
+from worker.engine.anatomy.costs import layer_macs, layer_parameters
+from worker.engine.anatomy.families import Family, LayerParts, layer_parts
 from worker.engine.anatomy.masking import Gates, gated, masked
-from worker.engine.anatomy.shape import LayerShape, Shape, positions
+from worker.engine.anatomy.shape import Shape, positions
 from worker.engine.approximations import STRUCTURAL
 
 
@@ -35,6 +37,7 @@ class Anatomy:
     head_size: int
     hidden_size: int
     vocabulary: int
+    shares: tuple[int, ...] = ()
 
     @cached_property
     def parts(self) -> tuple[LayerParts, ...]:
@@ -42,7 +45,7 @@ class Anatomy:
         modules = self.model.get_submodule(self.family.layers)
         present = [at for at, layer in enumerate(self.full_shape().layers) if layer.present]
         return tuple(
-            _parts(self.family, index, module)
+            layer_parts(self.family.names, index, module)
             for index, module in zip(present, modules.children(), strict=True)
         )
 
@@ -65,31 +68,36 @@ class Anatomy:
 
     def parameters(self, shape: Shape) -> int:
         """Parameters of the model that `sliced(model, shape)` returns, embeddings included."""
-        outside: int = sum(
-            parameter.numel()
-            for path in self.family.outside
-            for parameter in self.model.get_submodule(path).parameters()
+        outside = self.family.outside(self.model).values()
+        total: int = sum(parameter.numel() for module in outside for parameter in module.parameters())
+        shape, pre_norm = self.checked(shape), self.form.get("norm_placement") == "pre"
+        gone = self._rows(self.full_shape()) - self._rows(shape)
+        return (
+            total
+            - gone * self.model.get_input_embeddings().embedding_dim
+            + sum(
+                layer_parameters(part, shape.layers[part.index], self.head_size, pre_norm=pre_norm)
+                for part in self.parts
+                if shape.leads(part.index)
+            )
         )
-        shape = self.checked(shape)
-        gone = (self._rows(self.full_shape()) - self._rows(shape)) * self.hidden_size
-        return outside - gone + sum(self._layer_parameters(layer) for layer in shape.layers)
 
     def macs(self, shape: Shape, length: int) -> int:
         """Multiply-accumulates for one example of `length` tokens.
 
         A layer with h heads of size s, hidden width d and c channels takes
-        length * (4 d h s + 2 d c) for its linear modules and 2 * length^2 * h s for scores and
-        context; the classifier d^2 + d * labels, on one token. Embeddings, norms, activations and
-        softmax multiply no matrices and count as 0. Hard attention saves none: it computes all
-        scores first.
+        length * (4 d h s + 2 d c) for its linear modules (3 d c where the FFN is gated) and
+        2 * length^2 * h s for scores and context; the classifier d^2 + d * labels, on one token.
+        Embeddings, norms, activations and softmax multiply no matrices and count as 0. Hard and local
+        attention save none: they compute all scores first. Layers that share weights count each.
         """
         width = self.hidden_size
         total: int = width * (width + self.model.config.num_labels)
-        for layer in self.checked(shape).layers:
-            context = len(layer.heads) * self.head_size
-            total += length * (4 * width * context + 2 * width * len(layer.channels))
-            total += 2 * length**2 * context
-        return total
+        total += length * width * (self.form.get("embedding_size") or 0)
+        return total + sum(
+            layer_macs(self.form, width, self.head_size, layer, length)
+            for layer in self.checked(shape).layers
+        )
 
     def masked(self, shape: Shape) -> AbstractContextManager[None]:
         """While it lasts, the model computes what `sliced(model, shape)` would.
@@ -121,12 +129,25 @@ class Anatomy:
         """
         return gated(self, batch_size)
 
+    @cached_property
+    def form(self) -> Mapping[str, Any]:
+        """How the model computes, as fields of `AxforgeConfig`."""
+        return self.family.variant(self.model.config)
+
+    @property
+    def layer_variants(self) -> tuple[Mapping[str, Any], ...]:
+        """What each layer of the dense model has of its own, as `AxforgeConfig.layer_variants`."""
+        config = self.model.config
+        return tuple(self.family.layer_variant(config, layer) for layer in range(self.layers))
+
     def checked(self, shape: Shape) -> Shape:
         """`shape` normalised. Raises ValueError when this model does not hold all of it."""
         shape, full = shape.normalised(), self.full_shape()
         self._check_rows(shape)
         if len(shape.layers) != len(full.layers):
             raise ValueError(f"the shape has {len(shape.layers)} layers, the dense model {len(full.layers)}")
+        if shape.shares != full.shares:
+            raise ValueError("the shape's layers do not share weights as the model's do")
         for index, (wanted, held) in enumerate(zip(shape.layers, full.layers, strict=True)):
             if not wanted.within(held):
                 raise ValueError(f"the shape keeps elements of layer {index} that the model does not have")
@@ -139,22 +160,14 @@ class Anatomy:
         kept = getattr(self.model.config, "axforge", None)
         if kept is not None:
             return Shape.from_json(kept)
-        return Shape.full(self.layers, self.heads, self.channels)
-
-    def _layer_parameters(self, layer: LayerShape) -> int:
-        if not layer.present:
-            return 0
-        width, context, channels = self.hidden_size, len(layer.heads) * self.head_size, len(layer.channels)
-        attention = 3 * (width + 1) * context + (context + 1) * width if context else 0
-        ffn = (width + 1) * channels + (channels + 1) * width if channels else 0
-        return attention + ffn + 4 * width
+        return Shape.full(self.layers, self.heads, self.channels, self.shares)
 
     def _rows(self, shape: Shape) -> int:
         return self.vocabulary if shape.rows is None else len(shape.rows)
 
     def _check_rows(self, shape: Shape) -> None:
         # RoBERTa counts positions from the padding id, and models are told by number what padding is.
-        pad = self.model.config.pad_token_id or 0
+        pad = self.form["pad_token_id"] or 0
         if shape.rows is not None and shape.rows[: pad + 1] != tuple(range(pad + 1)):
             raise ValueError(f"the rows up to that of padding, 0-{pad}, have to stay")
 
@@ -176,27 +189,3 @@ def _check_indices(where: str, what: str, indices: tuple[int, ...], count: int) 
         raise ValueError(
             f"{where}: {what} {beyond[0]} does not exist; the dense model has {what}s 0-{count - 1}"
         )
-
-
-def _parts(family: Family, index: int, layer: nn.Module) -> LayerParts:
-    names = family.names
-
-    def at(path: str) -> Any:
-        module: Any = layer
-        for name in path.split("."):
-            module = None if module is None else getattr(module, name)
-        return module
-
-    return LayerParts(
-        index=index,
-        module=layer,
-        attention=at(names.attention),
-        query=at(names.query),
-        key=at(names.key),
-        value=at(names.value),
-        attention_output=at(names.attention_output),
-        attention_norm=at(names.attention_norm),
-        ffn_up=at(names.ffn_up),
-        ffn_down=at(names.ffn_down),
-        ffn_norm=at(names.ffn_norm),
-    )

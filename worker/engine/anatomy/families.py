@@ -2,40 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Fused:
+    """One of `of` equal parts of a linear module's outputs, such as the keys of a joint projection."""
+
+    path: str
+    part: int
+    of: int
 
 
 @dataclass(frozen=True)
 class LayerNames:
     """Where the parts of a layer are, as module paths below the layer.
 
-    `attention` is the module that calls transformers' attention function.
+    `attention` is the module that calls transformers' attention function. Where it works out its
+    probabilities itself, `probabilities` is the dropout module that they go through.
+    `ffn_gate` is the projection that the activation is of, where another one (`ffn_up`) is multiplied.
+    `by_head` are further projections with outputs for every head, by the exported model's path.
     """
 
     attention: str
-    query: str
-    key: str
-    value: str
+    query: str | Fused
+    key: str | Fused
+    value: str | Fused
     attention_output: str
     attention_norm: str
-    ffn_up: str
+    ffn_up: str | Fused
     ffn_down: str
     ffn_norm: str
+    ffn_gate: str | Fused | None = None
+    by_head: Mapping[str, str] = field(default_factory=dict)
+    probabilities: str | None = None
+
+
+def no_layer_variant(config: PreTrainedConfig, layer: int) -> Mapping[str, Any]:
+    """All layers are of one kind."""
+    return {}
+
+
+def any_layers(config: PreTrainedConfig, present: Sequence[int]) -> Mapping[str, Any] | None:
+    """A stock class holds whatever layers are left."""
+    return {}
+
+
+def no_refusal(config: Mapping[str, Any]) -> str | None:
+    """Every model of the family is supported."""
+    return None
+
+
+def no_sharing(config: PreTrainedConfig) -> tuple[int, ...]:
+    """Every layer has its own weights."""
+    return ()
+
+
+def unchanged(model: PreTrainedModel) -> None:
+    """Every layer is a module of its own as it is."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A post-norm encoder architecture with a sequence-classification head.
+    """An encoder architecture with a sequence-classification head.
 
     `embeddings`, `head_dense` and `head_out` are module paths: the embedding module, and the two
     linear modules of the classifier. `layers` is the path of the list of layers.
-    `variant` gives the fields of `AxforgeConfig` that tell this family's forward pass from others.
-    `channels_field` is the config's name for the FFN width.
+    `extras`: further modules outside the layers, by their path in the exported model; such as a
+    configuration does not have may be among them. `embedding_names`: names of embedding tables and norm
+    that are not BERT's. `variant` gives the fields of `AxforgeConfig` that tell this family's forward
+    pass from others, `layer_variant` those of one layer. `channels_field` is the config's name for the
+    FFN width.
+
+    `native_fields`: what a stock config says of the layers that are left, besides how many these are; None
+    where the stock class cannot hold just these. `shares`: for each layer the number of the weights
+    that it shares (empty: each has its own). `unroll` makes each layer a module of its own, in place.
+    `refusal`: why a config.json is of no model that the engine can handle.
     """
 
     model_types: tuple[str, ...]
@@ -47,28 +94,96 @@ class Family:
     head_out: str
     variant: Callable[[PreTrainedConfig], Mapping[str, Any]]
     channels_field: str = "intermediate_size"
+    extras: Mapping[str, str] = field(default_factory=dict)
+    embedding_names: Mapping[str, str] = field(default_factory=dict)
+    layer_variant: Callable[[PreTrainedConfig, int], Mapping[str, Any]] = no_layer_variant
+    native_fields: Callable[[PreTrainedConfig, Sequence[int]], Mapping[str, Any] | None] = any_layers
+    shares: Callable[[PreTrainedConfig], tuple[int, ...]] = no_sharing
+    unroll: Callable[[PreTrainedModel], None] = unchanged
+    refusal: Callable[[Mapping[str, Any]], str | None] = no_refusal
 
-    @property
-    def outside(self) -> tuple[str, str, str]:
-        """Module paths of what is not in a layer."""
-        return (self.embeddings, self.head_dense, self.head_out)
+    def outside(self, model: PreTrainedModel) -> dict[str, nn.Module]:
+        """The modules that are in no layer, by their path in the exported model."""
+        paths = {"embeddings": self.embeddings, "head.dense": self.head_dense, "head.out": self.head_out}
+        found = {name: module_at(model, path) for name, path in {**paths, **self.extras}.items()}
+        return {name: module for name, module in found.items() if module is not None}
 
 
 @dataclass(frozen=True)
+class Rows:
+    """A projection: all outputs of a linear module, or part `part` of `of` equal ones."""
+
+    linear: nn.Linear
+    part: int = 0
+    of: int = 1
+
+    @property
+    def weight(self) -> Tensor:
+        """A view, (outputs, inputs)."""
+        weight: Tensor = self.linear.weight
+        return weight.view(self.of, -1, weight.shape[1])[self.part]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """A view, (outputs,)."""
+        bias: Tensor | None = self.linear.bias
+        return None if bias is None else bias.view(self.of, -1)[self.part]
+
+    @property
+    def parameters_each(self) -> int:
+        """Of one output: its weights, and its bias if there is one."""
+        return int(self.linear.in_features) + (self.linear.bias is not None)
+
+
+@dataclass(frozen=True, eq=False)
 class LayerParts:
     """The modules of one layer that is present, and its index in the dense model.
 
-    The modules of a block that was really removed are None.
+    The modules of a block that was really removed are None, and so is a norm that the layer does not
+    have. `by_head` are all projections with outputs for every head, queries, keys and values among them.
     """
 
     index: int
     module: nn.Module
     attention: nn.Module | None
-    query: nn.Linear | None
-    key: nn.Linear | None
-    value: nn.Linear | None
+    probabilities: nn.Module | None
+    by_head: Mapping[str, Rows]
     attention_output: nn.Linear | None
-    attention_norm: nn.LayerNorm
-    ffn_up: nn.Linear | None
+    attention_norm: nn.Module | None
+    ffn_gate: Rows | None
+    ffn_up: Rows | None
     ffn_down: nn.Linear | None
-    ffn_norm: nn.LayerNorm
+    ffn_norm: nn.Module | None
+
+
+def layer_parts(names: LayerNames, index: int, layer: nn.Module) -> LayerParts:
+    """What `names` name in a layer, the one with `index` in the dense model."""
+
+    def rows(name: str | Fused | None) -> Rows | None:
+        fused = Fused(name, 0, 1) if isinstance(name, str) else name
+        linear = None if fused is None else module_at(layer, fused.path)
+        return None if fused is None or linear is None else Rows(linear, fused.part, fused.of)
+
+    by_head = {"query": names.query, "key": names.key, "value": names.value, **names.by_head}
+    projections = {name: rows(path) for name, path in by_head.items()}
+    return LayerParts(
+        index=index,
+        module=layer,
+        attention=module_at(layer, names.attention),
+        probabilities=module_at(layer, names.probabilities) if names.probabilities else None,
+        by_head={name: projection for name, projection in projections.items() if projection is not None},
+        attention_output=module_at(layer, names.attention_output),
+        attention_norm=module_at(layer, names.attention_norm),
+        ffn_gate=rows(names.ffn_gate),
+        ffn_up=rows(names.ffn_up),
+        ffn_down=module_at(layer, names.ffn_down),
+        ffn_norm=module_at(layer, names.ffn_norm),
+    )
+
+
+def module_at(module: nn.Module, path: str) -> Any:
+    """The module at a path below `module`, or None where there is none."""
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from transformers.masking_utils import sdpa_mask
 from worker.engine.anatomy.families import LayerParts
 from worker.engine.anatomy.shape import LayerShape, Shape
 from worker.engine.anatomy.vocabulary import renumbered
-from worker.engine.export.modeling_axforge import AxforgeAttention, hard_attention
+from worker.engine.export.axforge_attention import AxforgeAttention, hard_attention, hardened
 
 if TYPE_CHECKING:
     from worker.engine.anatomy.base import Anatomy
@@ -120,21 +120,32 @@ def _input_as_output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str,
 
 @contextmanager
 def _hard_attention(model: PreTrainedModel, top_k: dict[LayerParts, int]) -> Iterator[None]:
-    if not top_k:
-        yield
-        return
-    before = {part: getattr(part.attention, "hard_top_k", None) for part in top_k}
-    implementation = model.config._attn_implementation
-    try:
+    with ExitStack() as undo:
         for part, k in top_k.items():
-            setattr(part.attention, "hard_top_k", k)  # noqa: B010 - not a declared attribute
-            if not isinstance(part.attention, AxforgeAttention):
-                model.config._attn_implementation = ATTENTION
+            if part.probabilities is None:
+                undo.enter_context(_hard_module(model, part.attention, k))
+            else:
+                undo.callback(part.probabilities.register_forward_pre_hook(_hardening(k)).remove)
+        yield
+
+
+@contextmanager
+def _hard_module(model: PreTrainedModel, attention: nn.Module | None, k: int) -> Iterator[None]:
+    """An attention module that calls transformers' attention function, or an exported model's own."""
+    before, implementation = getattr(attention, "hard_top_k", None), model.config._attn_implementation
+    try:
+        setattr(attention, "hard_top_k", k)  # noqa: B010 - not a declared attribute
+        if not isinstance(attention, AxforgeAttention):
+            model.config._attn_implementation = ATTENTION
         yield
     finally:
         model.config._attn_implementation = implementation
-        for part, softer in before.items():
-            setattr(part.attention, "hard_top_k", softer)  # noqa: B010
+        setattr(attention, "hard_top_k", before)  # noqa: B010
+
+
+def _hardening(k: int) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """A hook on the module that an attention module hands its probabilities (..., keys) to."""
+    return lambda module, args: (hardened(args[0], k), *args[1:])
 
 
 def _per_layer_attention(

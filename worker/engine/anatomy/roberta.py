@@ -1,9 +1,13 @@
-"""RoBERTa and XLM-RoBERTa: positions start after the padding index, dropout before the head."""
+"""RoBERTa, and by other names XLM-RoBERTa and CamemBERT.
+
+Positions start after the padding index, and there is dropout before the head.
+"""
 
 from dataclasses import replace
 from typing import Any
 
 from transformers import (
+    CamembertForSequenceClassification,
     PreTrainedConfig,
     RobertaForSequenceClassification,
     XLMRobertaForSequenceClassification,
@@ -29,3 +33,4 @@ ROBERTA = Family(
     variant=_variant,
 )
 XLM_ROBERTA = replace(ROBERTA, model_types=("xlm-roberta",), model_class=XLMRobertaForSequenceClassification)
+CAMEMBERT = replace(ROBERTA, model_types=("camembert",), model_class=CamembertForSequenceClassification)

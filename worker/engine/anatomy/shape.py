@@ -47,19 +47,41 @@ class Shape:
 
     `rows`: the rows of the word embedding that are left, ascending, by index in the dense model; None for
     all of them. The model then takes token ids that count these rows.
+    `shares` has a number for each layer: those of the same number have the same weights, and so the same
+    heads and channels as long as they are present. Empty: each layer has its own.
     """
 
     layers: tuple[LayerShape, ...]
     rows: tuple[int, ...] | None = None
+    shares: tuple[int, ...] = ()
 
     @staticmethod
-    def full(layers: int, heads: int, channels: int) -> Shape:
+    def full(layers: int, heads: int, channels: int, shares: tuple[int, ...] = ()) -> Shape:
         """The dense model's shape."""
         layer = LayerShape(tuple(range(heads)), tuple(range(channels)))
-        return Shape((layer,) * layers)
+        return Shape((layer,) * layers, shares=shares)
 
     def with_layer(self, index: int, layer: LayerShape) -> Shape:
-        return replace(self, layers=(*self.layers[:index], layer, *self.layers[index + 1 :]))
+        """This shape with another layer; what it has lost, layers with the same weights lose too."""
+        layers = list(self.layers)
+        if layer.present:
+            for other in self.sharing(index):
+                layers[other] = replace(layers[other], heads=layer.heads, channels=layer.channels)
+        layers[index] = layer
+        return replace(self, layers=tuple(layers))
+
+    def sharing(self, index: int) -> tuple[int, ...]:
+        """The present layers that have the weights of layer `index`; itself among them, if it is present."""
+        share = self.shares[index] if self.shares else None
+        return tuple(
+            other
+            for other, layer in enumerate(self.layers)
+            if layer.present and (other == index or (share is not None and self.shares[other] == share))
+        )
+
+    def leads(self, index: int) -> bool:
+        """Whether no earlier layer that is present has the same weights: what is weighed once, is here."""
+        return self.sharing(index)[:1] == (index,)
 
     def normalised(self) -> Shape:
         """Equal for all shapes that mean the same model."""
@@ -96,7 +118,8 @@ class Shape:
             }
             for layer in self.layers
         ]
-        return {"layers": layers, "rows": None if self.rows is None else as_ranges(self.rows)}
+        rows = None if self.rows is None else as_ranges(self.rows)
+        return {"layers": layers, "rows": rows, "shares": list(self.shares)}
 
     @staticmethod
     def from_json(document: Mapping[str, Any]) -> Shape:
@@ -111,7 +134,7 @@ class Shape:
             for layer in document["layers"]
         )
         rows = document["rows"]
-        return Shape(layers, None if rows is None else from_ranges(rows))
+        return Shape(layers, None if rows is None else from_ranges(rows), tuple(document["shares"]))
 
     def _rows_within(self, other: Shape) -> bool:
         if self.rows is other.rows or other.rows is None:

@@ -13,19 +13,18 @@ from transformers.initialization import no_init_weights
 from models.spec.ranges import from_ranges
 from worker.engine.anatomy import Anatomy, Shape, anatomy_of, family_of
 from worker.engine.anatomy.axforge import AXFORGE
-from worker.engine.anatomy.families import Family, LayerParts
+from worker.engine.anatomy.families import Family, LayerParts, Rows
 from worker.engine.anatomy.shape import LayerShape, positions
-from worker.engine.anatomy.vocabulary import copy_embeddings, with_rows, without_rows
+from worker.engine.anatomy.vocabulary import embedding_weights, with_rows, without_rows
 from worker.engine.export.modeling_axforge import AxforgeConfig
-
-HEAD_MODULES = ("query", "key", "value")
 
 
 def is_native(anatomy: Anatomy, shape: Shape) -> bool:
     """Whether a stock transformers class can hold `shape`.
 
     It can when at least one layer is left and all that are left have every head of the dense model,
-    no hard attention, and the same number of channels.
+    no hard attention, and the same number of channels; and where layers are not all of one kind, when
+    the family's own class has a place for those that are left.
     """
     present = [layer for layer in anatomy.checked(shape).layers if layer.present]
     return (
@@ -33,6 +32,7 @@ def is_native(anatomy: Anatomy, shape: Shape) -> bool:
         and all(len(layer.heads) == anatomy.heads and layer.hard_top_k is None for layer in present)
         and len({len(layer.channels) for layer in present}) == 1
         and bool(present[0].channels)
+        and _native_fields(source_config(anatomy.model.config), shape) is not None
     )
 
 
@@ -56,7 +56,6 @@ def as_axforge(model: PreTrainedModel) -> PreTrainedModel:
 
 def _build(anatomy: Anatomy, shape: Shape, *, native: bool) -> PreTrainedModel:
     source = source_config(anatomy.model.config)
-    source_family = family_of(source["model_type"])
     kept = {
         "heads": anatomy.heads,
         "channels": anatomy.channels,
@@ -65,11 +64,9 @@ def _build(anatomy: Anatomy, shape: Shape, *, native: bool) -> PreTrainedModel:
         **shape.to_json(),
     }
     if native:
-        family, config = source_family, _native_config(source, source_family, shape)
-        config.axforge = kept
+        family, config = family_of(source["model_type"]), _native_config(source, shape, kept)
     else:
-        variant = source_family.variant(_stock_config(source, shape))
-        family, config = AXFORGE, _axforge_config(anatomy, shape, variant, source, kept)
+        family, config = AXFORGE, _axforge_config(anatomy, shape, source, kept)
     _copy_labels(anatomy.model.config, config)
     with no_init_weights():
         target = cast(PreTrainedModel, family.model_class(config))
@@ -89,33 +86,47 @@ def source_config(config: PreTrainedConfig) -> dict[str, Any]:
         family = family_of(config.model_type)
         document[_field(config, "num_hidden_layers")] = len(kept["layers"])
         document[family.channels_field] = kept["channels"]
+        document.update(kept.get("dense_fields", {}))
         if kept["rows"] is not None:
             document = without_rows(document, from_ranges(kept["rows"]), kept["vocabulary"])
     return cast(dict[str, Any], document)
 
 
-def _native_config(source: Mapping[str, Any], family: Family, shape: Shape) -> PreTrainedConfig:
-    config = _stock_config(source, shape)
+def _native_fields(source: Mapping[str, Any], shape: Shape) -> Mapping[str, Any] | None:
+    """What the stock config says of the layers that `shape` leaves; None where it has no place for them."""
+    present = [index for index, layer in enumerate(shape.layers) if layer.present]
+    return family_of(source["model_type"]).native_fields(_stock_config(source, shape), present)
+
+
+def _native_config(source: Mapping[str, Any], shape: Shape, kept: Mapping[str, Any]) -> PreTrainedConfig:
+    config, fields = _stock_config(source, shape), _native_fields(source, shape) or {}
+    # What is said of the dense model's layers is needed again when this model is sliced further.
+    config.axforge = {**kept, "dense_fields": {name: source[name] for name in fields}}
     present = [layer for layer in shape.layers if layer.present]
     config.num_hidden_layers = len(present)
-    setattr(config, family.channels_field, len(present[0].channels))
+    setattr(config, family_of(source["model_type"]).channels_field, len(present[0].channels))
+    for name, value in fields.items():
+        setattr(config, name, value)
     return config
 
 
 def _axforge_config(
-    anatomy: Anatomy,
-    shape: Shape,
-    variant: Mapping[str, Any],
-    source: dict[str, Any],
-    kept: dict[str, Any],
+    anatomy: Anatomy, shape: Shape, source: dict[str, Any], kept: dict[str, Any]
 ) -> PreTrainedConfig:
-    present = [layer for layer in shape.layers if layer.present]
+    stock, family = _stock_config(source, shape), family_of(source["model_type"])
+    present = [index for index, layer in enumerate(shape.layers) if layer.present]
+    layers = [shape.layers[index] for index in present]
     return AxforgeConfig(
-        **variant,
+        **family.variant(stock),
         head_size=anatomy.head_size,
-        layer_heads=[len(layer.heads) for layer in present],
-        layer_channels=[len(layer.channels) for layer in present],
-        layer_top_k=[layer.hard_top_k for layer in present],
+        layer_heads=[len(layer.heads) for layer in layers],
+        layer_channels=[len(layer.channels) for layer in layers],
+        layer_top_k=[layer.hard_top_k for layer in layers],
+        layer_variants=[
+            {**family.layer_variant(stock, index), "heads": list(shape.layers[index].heads)}
+            for index in present
+        ],
+        layer_shares=[shape.shares[index] for index in present] if shape.shares else None,
         axforge=kept,
         source_config=source,
     )
@@ -140,10 +151,13 @@ def _copy_labels(source: PreTrainedConfig, target: PreTrainedConfig) -> None:
 
 
 def _copy_weights(anatomy: Anatomy, target: PreTrainedModel, family: Family, shape: Shape) -> None:
-    embeddings, *outside = zip(anatomy.family.outside, family.outside, strict=True)
-    for path, target_path in outside:
-        _copy(anatomy.model.get_submodule(path), target.get_submodule(target_path))
-    copy_embeddings(anatomy.model, embeddings[0], target, embeddings[1], anatomy.token_ids(shape))
+    given, wanted = anatomy.family.outside(anatomy.model), family.outside(target)
+    for name, module in wanted.items():
+        state = given[name].state_dict()
+        if name == "embeddings":
+            state = embedding_weights(anatomy.model, given[name], anatomy.token_ids(shape))
+            state = _renamed(state, anatomy.family.embedding_names, family.embedding_names)
+        module.load_state_dict(state)
     held = anatomy.full_shape()
     sources = {part.index: part for part in anatomy.parts}
     for part in anatomy_of(target).parts:
@@ -152,47 +166,58 @@ def _copy_weights(anatomy: Anatomy, target: PreTrainedModel, family: Family, sha
         )
 
 
+def _renamed(
+    state: Mapping[str, Tensor], given: Mapping[str, str], wanted: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Weights of embeddings by the names of another family; both maps are from BERT's names to a family's."""
+    usual = {own: name for name, own in given.items()}
+
+    def name_of(path: str) -> str:
+        module, _, weight = path.rpartition(".")
+        module = usual.get(module, module)
+        return f"{wanted.get(module, module)}.{weight}"
+
+    return {name_of(path): weight for path, weight in state.items()}
+
+
 def _copy_layer(
     source: LayerParts, target: LayerParts, held: LayerShape, kept: LayerShape, head_size: int
 ) -> None:
-    _copy(source.attention_norm, target.attention_norm)
-    _copy(source.ffn_norm, target.ffn_norm)
+    for given, wanted in ((source.attention_norm, target.attention_norm), (source.ffn_norm, target.ffn_norm)):
+        if given is not None and wanted is not None:
+            wanted.load_state_dict(given.state_dict())
     if kept.heads:
         heads = _positions(held.heads, kept.heads)
         rows = (heads[:, None] * head_size + torch.arange(head_size)).flatten()
-        for name in HEAD_MODULES:
-            _copy_linear(getattr(source, name), getattr(target, name), rows=rows)
-        _copy_linear(source.attention_output, target.attention_output, columns=rows)
+        for name, projection in target.by_head.items():
+            _copy_rows(source.by_head.get(name), projection, rows)
+        _copy_columns(source.attention_output, target.attention_output, rows)
     if kept.channels:
         channels = _positions(held.channels, kept.channels)
-        _copy_linear(source.ffn_up, target.ffn_up, rows=channels)
-        _copy_linear(source.ffn_down, target.ffn_down, columns=channels)
+        for up, target_up in ((source.ffn_gate, target.ffn_gate), (source.ffn_up, target.ffn_up)):
+            if target_up is not None:
+                _copy_rows(up, target_up, channels)
+        _copy_columns(source.ffn_down, target.ffn_down, channels)
 
 
 def _positions(held: tuple[int, ...], kept: tuple[int, ...]) -> Tensor:
     return torch.tensor(positions(held, kept))
 
 
-def _copy(source: nn.Module, target: nn.Module) -> None:
-    target.load_state_dict(source.state_dict())
+@torch.no_grad()
+def _copy_rows(source: Rows | None, target: Rows, rows: Tensor) -> None:
+    if source is None:
+        raise ValueError("the shape keeps a block that the model does not have")
+    rows = rows.to(source.weight.device)
+    target.weight.copy_(source.weight[rows])
+    if source.bias is not None and target.bias is not None:
+        target.bias.copy_(source.bias[rows])
 
 
 @torch.no_grad()
-def _copy_linear(
-    source: nn.Linear | None,
-    target: nn.Linear | None,
-    *,
-    rows: Tensor | None = None,
-    columns: Tensor | None = None,
-) -> None:
+def _copy_columns(source: nn.Linear | None, target: nn.Linear | None, columns: Tensor) -> None:
     if source is None or target is None:
         raise ValueError("the shape keeps a block that the model does not have")
-    weight: Tensor = source.weight
-    bias: Tensor = source.bias
-    if rows is not None:
-        rows = rows.to(weight.device)
-        weight, bias = weight[rows], bias[rows]
-    if columns is not None:
-        weight = weight[:, columns.to(weight.device)]
-    target.weight.copy_(weight)
-    target.bias.copy_(bias)
+    target.weight.copy_(source.weight[:, columns.to(source.weight.device)])
+    if source.bias is not None:
+        target.bias.copy_(source.bias)

@@ -34,20 +34,18 @@ def renumbered(model: PreTrainedModel, token_ids: Tensor | None) -> Iterator[Non
         handle.remove()
 
 
-def copy_embeddings(
-    source: PreTrainedModel, path: str, target: PreTrainedModel, target_path: str, rows: Tensor | None
-) -> None:
-    """Copy the embedding module at `path` to that at `target_path`, of the word embeddings the `rows` only.
+def embedding_weights(
+    model: PreTrainedModel, embeddings: nn.Module, rows: Tensor | None
+) -> dict[str, Tensor]:
+    """The state of `model`'s module `embeddings`, of the word embeddings the `rows` only.
 
-    `rows` are positions in the source's table, (rows of the target,); None for all.
+    `rows` are positions in the table, (rows that are left,); None for all.
     """
-    module, weights = source.get_submodule(path), dict(source.get_submodule(path).state_dict())
-    words = source.get_input_embeddings()
-    name = next(name for name, part in module.named_modules() if part is words)
+    weights, words = dict(embeddings.state_dict()), model.get_input_embeddings()
     if rows is not None:
-        weight = weights[f"{name}.weight"]
-        weights[f"{name}.weight"] = weight[rows.to(weight.device)]
-    target.get_submodule(target_path).load_state_dict(weights)
+        name = next(name for name, part in embeddings.named_modules() if part is words) + ".weight"
+        weights[name] = weights[name][rows.to(weights[name].device)]
+    return weights
 
 
 def with_rows(config: PreTrainedConfig, rows: Sequence[int]) -> None:

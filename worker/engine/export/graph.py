@@ -7,7 +7,7 @@ the last layer works out only the first token, which is all that the classifier 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from worker.engine.export import graph_positions
+from worker.engine.export.axforge_attention import AxforgeAttention
 from worker.engine.export.modeling_axforge import (
-    AxforgeAttention,
     AxforgeConfig,
     AxforgeEmbeddings,
     AxforgeForSequenceClassification,
     AxforgeHead,
     AxforgeLayer,
+    AxforgePreNormLayer,
 )
 
 OPSET = 21
@@ -46,21 +48,30 @@ def classifier_graph(model: AxforgeForSequenceClassification, inputs: Sequence[s
 
     `inputs` holds input_ids and attention_mask, and token_type_ids if the tokenizer gives them.
     """
-    graph = EncoderGraph(model.config)
+    graph = EncoderGraph(model.config, model.relative)
     hidden = graph.embeddings(model.embeddings, with_token_types="token_type_ids" in inputs)
+    if model.projection is not None:
+        hidden = graph.linear("projection", hidden, model.projection)
     layers = cast(Sequence[AxforgeLayer], model.layers)
+    reads_first = model.config.pooling == "first"
     for number, layer in enumerate(layers):
-        hidden = graph.layer(f"layer.{number}", layer, hidden, first_only=number == len(layers) - 1)
+        last = number == len(layers) - 1
+        hidden = graph.layer(f"layer.{number}", layer, hidden, first_only=last and reads_first)
+    if model.final_norm is not None:
+        hidden = graph.norm("final_norm", model.final_norm, hidden)
     graph.head(model.head, hidden)
     given = [_value(name, TensorProto.INT64, ["batch", "length"]) for name in inputs]
     return graph.model(given, [_value("logits", TensorProto.FLOAT, ["batch", model.config.num_labels])])
 
 
 def layers_graph(
-    layers: Sequence[AxforgeLayer], config: AxforgeConfig, *, first_only: bool
+    layers: Sequence[AxforgeLayer], config: AxforgeConfig, relative: nn.Module | None, *, first_only: bool
 ) -> onnx.ModelProto:
-    """Graph from float32 "hidden" (batch, length, width) and int64 "attention_mask" to "output"."""
-    graph = EncoderGraph(config)
+    """Graph from float32 "hidden" (batch, length, width) and int64 "attention_mask" to "output".
+
+    `relative` is the layers' common position module, if they have one.
+    """
+    graph = EncoderGraph(config, relative)
     hidden = "hidden"
     for number, layer in enumerate(layers):
         last = number == len(layers) - 1
@@ -77,11 +88,12 @@ def layers_graph(
 class EncoderGraph:
     """Grows a graph; every method takes and returns names of values."""
 
-    def __init__(self, config: AxforgeConfig) -> None:
-        self.config = config
+    def __init__(self, config: AxforgeConfig, relative: nn.Module | None = None) -> None:
+        self.config, self.relative = config, relative
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, onnx.TensorProto] = {}
         self._shared: dict[str, str] = {}
+        self._sources: dict[str, str] = {}
 
     def model(
         self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
@@ -117,25 +129,42 @@ class EncoderGraph:
         self._weights[name] = numpy_helper.from_array(array, name)
         return name
 
+    def joined(self, name: str, *modules: nn.Linear) -> str:
+        """The weights of `modules`, their outputs side by side: (inputs, outputs).
+
+        Layers that share their weights share them in the file too.
+        """
+        source = ".".join(str(id(module.weight)) for module in modules)
+        if source not in self._sources:
+            self._sources[source] = self.weight(name, torch.cat([module.weight for module in modules]).T)
+        return self._sources[source]
+
     def integers(self, *values: int) -> str:
         name = "int." + ".".join(map(str, values))
         return self.weight(name, np.array(values, dtype=np.int64))
 
+    def scalar(self, value: int) -> str:
+        return self.weight(f"scalar.{value}", np.array(value, dtype=np.int64))
+
     def number(self, value: float) -> str:
         return self.weight(f"float.{value!r}", np.array(value, dtype=np.float32))
 
-    def linear(self, name: str, hidden: str, *modules: nn.Linear) -> str:
+    def linear(self, name: str, hidden: str, *modules: Any) -> str:
         """One matrix product for all `modules`, their outputs side by side."""
-        weight = self.weight(f"{name}.weight", torch.cat([module.weight for module in modules]).T)
+        product = self.node("MatMul", [hidden, self.joined(f"{name}.weight", *modules)])
+        if modules[0].bias is None:
+            return product
         bias = self.weight(f"{name}.bias", torch.cat([module.bias for module in modules]))
-        return self.node("Add", [self.node("MatMul", [hidden, weight]), bias])
+        return self.node("Add", [product, bias])
 
-    def norm(self, name: str, module: nn.LayerNorm, hidden: str, residual: str | None = None) -> str:
+    def norm(self, name: str, module: Any, hidden: str, residual: str | None = None) -> str:
         """LayerNorm(hidden + residual)."""
-        weight, bias = self.weight(f"{name}.weight", module.weight), self.weight(f"{name}.bias", module.bias)
+        affine = [self.weight(f"{name}.weight", module.weight)]
+        if module.bias is not None:
+            affine.append(self.weight(f"{name}.bias", module.bias))
         if residual is None:
-            return self.node("LayerNormalization", [hidden, weight, bias], axis=-1, epsilon=module.eps)
-        inputs = [hidden, residual, weight, bias]
+            return self.node("LayerNormalization", [hidden, *affine], axis=-1, epsilon=module.eps)
+        inputs = [hidden, residual, *affine]
         return self.node("SkipLayerNormalization", inputs, domain=CONTRIB, epsilon=module.eps)
 
     def activation(self, name: str, hidden: str) -> str:
@@ -143,23 +172,28 @@ class EncoderGraph:
         return self.node(operator, [hidden], **attributes)
 
     def embeddings(self, module: AxforgeEmbeddings, *, with_token_types: bool) -> str:
-        positions = module.position_embeddings.weight
         words = self.weight(WORDS, module.word_embeddings.weight)
         hidden = self.node("Gather", [words, "input_ids"])
+        first_type = None
         if with_token_types:
             types = self.weight("embeddings.token_types", module.token_type_embeddings.weight)
             hidden = self.node("Add", [hidden, self.node("Gather", [types, "token_type_ids"])])
         elif hasattr(module, "token_type_embeddings"):
-            positions = positions + module.token_type_embeddings.weight[0]
-        table = self.weight("embeddings.positions", positions)
-        hidden = self.node("Add", [hidden, self.node("Gather", [table, self._positions(module)])])
+            first_type = module.token_type_embeddings.weight[0]
+        if hasattr(module, "position_embeddings"):
+            positions = module.position_embeddings.weight
+            positions = positions if first_type is None else positions + first_type
+            table = self.weight("embeddings.positions", positions)
+            hidden = self.node("Add", [hidden, self.node("Gather", [table, self._positions(module)])])
+        elif first_type is not None:
+            hidden = self.node("Add", [hidden, self.weight("embeddings.token_type", first_type)])
         return self.norm("embeddings.norm", module.LayerNorm, hidden)
 
     def layer(self, name: str, layer: AxforgeLayer, hidden: str, *, first_only: bool) -> str:
         """The layer's output, of the first token only (batch, 1, width) if `first_only`."""
-        rows = hidden
-        if first_only:
-            rows = self.node("Slice", [hidden, self.integers(0), self.integers(1), self.integers(1)])
+        if isinstance(layer, AxforgePreNormLayer):
+            return self._pre_norm_layer(name, layer, hidden, first_only=first_only)
+        rows = self.first_row(hidden) if first_only else hidden
         block = None
         if layer.attention is not None:
             block = self._attention(f"{name}.attention", layer.attention, hidden, rows)
@@ -168,47 +202,97 @@ class EncoderGraph:
             if block is None
             else self.norm(f"{name}.attention_norm", layer.attention_norm, block, rows)
         )
-        if layer.ffn_up is None or layer.ffn_down is None:
+        if layer.ffn_down is None:
             return self.norm(f"{name}.ffn_norm", layer.ffn_norm, rows)
-        inner = self.linear(f"{name}.ffn_up", rows, layer.ffn_up)
-        inner = self.activation(self.config.hidden_act, inner)
-        inner = self.linear(f"{name}.ffn_down", inner, layer.ffn_down)
-        return self.norm(f"{name}.ffn_norm", layer.ffn_norm, inner, rows)
+        return self.norm(f"{name}.ffn_norm", layer.ffn_norm, self._ffn(name, layer, rows), rows)
+
+    def _pre_norm_layer(self, name: str, layer: AxforgeLayer, hidden: str, *, first_only: bool) -> str:
+        rows = self.first_row(hidden) if first_only else hidden
+        if layer.attention is not None:
+            given = hidden
+            if layer.attention_norm is not None:
+                given = self.norm(f"{name}.attention_norm", layer.attention_norm, hidden)
+            asking = self.first_row(given) if first_only else given
+            block = self._attention(f"{name}.attention", layer.attention, given, asking)
+            rows = self.node("Add", [rows, block])
+        if layer.ffn_norm is not None:
+            given = self.norm(f"{name}.ffn_norm", layer.ffn_norm, rows)
+            rows = self.node("Add", [rows, self._ffn(name, layer, given)])
+        return rows
+
+    def _ffn(self, name: str, layer: AxforgeLayer, hidden: str) -> str:
+        act = self.config.hidden_act
+        if layer.ffn_gate is None:
+            inner = self.activation(act, self.linear(f"{name}.ffn_up", hidden, layer.ffn_up))
+        else:
+            both = self.linear(f"{name}.ffn_up", hidden, layer.ffn_gate, layer.ffn_up)
+            gate, up = self.nodes("Split", [both], ["", ""], axis=-1, num_outputs=2)
+            inner = self.node("Mul", [self.activation(act, gate), up])
+        return self.linear(f"{name}.ffn_down", inner, layer.ffn_down)
+
+    def first_row(self, values: str) -> str:
+        """Of (batch, length, ...): (batch, 1, ...)."""
+        return self.node("Slice", [values, self.integers(0), self.integers(1), self.integers(1)])
 
     def head(self, module: AxforgeHead, hidden: str) -> None:
-        first = self.node("Gather", [hidden, self.weight("first", np.array(0, dtype=np.int64))], axis=1)
-        dense = self.activation(self.config.head_act, self.linear("head.dense", first, module.dense))
+        dense = self.activation(
+            self.config.head_act, self.linear("head.dense", self._pooled(hidden), module.dense)
+        )
+        if module.norm is not None:
+            dense = self.norm("head.norm", module.norm, dense)
         weight = self.weight("head.out.weight", module.out.weight.T)
         bias = self.weight("head.out.bias", module.out.bias)
         self.node("Add", [self.node("MatMul", [dense, weight]), bias], output="logits")
 
+    def _pooled(self, hidden: str) -> str:
+        """(batch, length, width) to (batch, width), as `AxforgeHead.pooled` does."""
+        if self.config.pooling == "first":
+            return self.node("Gather", [hidden, self.scalar(0)], axis=1)
+        real = self.node("Cast", ["attention_mask"], to=TensorProto.FLOAT)
+        kept = self.node("Mul", [hidden, self.node("Unsqueeze", [real, self.integers(2)])])
+        total = self.node("ReduceSum", [kept, self.integers(1)], keepdims=0)
+        return self.node("Div", [total, self.node("ReduceSum", [real, self.integers(1)], keepdims=1)])
+
     def _positions(self, module: AxforgeEmbeddings) -> str:
         if module.offset is None:
-            length = self.node("Shape", ["input_ids"], start=1, end=2)
-            scalar = self.node("Squeeze", [length])
-            zero, one = (self.weight(f"scalar.{value}", np.array(value, dtype=np.int64)) for value in (0, 1))
-            return self.node("Range", [zero, scalar, one])
+            return self.counted()
         pad = self.integers(module.offset)
         padded = self.node("Equal", ["input_ids", pad])
         real = self.node("Cast", [self.node("Not", [padded])], to=TensorProto.INT64)
         counted = self.node("CumSum", [real, self.integers(1)])
         return self.node("Add", [self.node("Mul", [counted, real]), pad])
 
+    def counted(self) -> str:
+        """0 to length - 1, (length,)."""
+
+        def made() -> str:
+            length = self.node("Squeeze", [self.node("Shape", ["attention_mask"], start=1, end=2)])
+            return self.node("Range", [self.scalar(0), length, self.scalar(1)])
+
+        return self.once("counted", made)
+
+    def once(self, name: str, made: Callable[[], str]) -> str:
+        """A value that several layers use, made for the first of them."""
+        if name not in self._shared:
+            self._shared[name] = made()
+        return self._shared[name]
+
     def _attention(self, name: str, module: AxforgeAttention, hidden: str, rows: str) -> str:
         """The block's contribution, before residual path and norm. Queries come from `rows`."""
         projections = (module.query, module.key, module.value)
-        if hidden == rows and module.hard_top_k is None:
-            weight = torch.cat([one.weight for one in projections]).T
-            bias = torch.cat([one.bias for one in projections])
+        plain = type(module) is AxforgeAttention and module.window is None and module.query.bias is not None
+        if plain and hidden == rows and module.hard_top_k is None:
             inputs = [
                 hidden,
-                self.weight(f"{name}.qkv.weight", weight),
-                self.weight(f"{name}.qkv.bias", bias),
+                self.joined(f"{name}.qkv.weight", *projections),
+                self.weight(f"{name}.qkv.bias", torch.cat([one.bias for one in projections])),
                 self._mask(),
             ]
             context = self.node("Attention", inputs, domain=CONTRIB, num_heads=module.heads)
         else:
-            context = self._context(name, module, self._projected(name, projections, hidden, rows))
+            query, key, value = self._projected(name, projections, hidden, rows)
+            query, key, bias = graph_positions.placed(self, name, module, query, key, first=hidden != rows)
+            context = self._context(module, [query, key, value], bias)
         return self.linear(f"{name}.output", context, module.output)
 
     def _projected(
@@ -222,14 +306,19 @@ class EncoderGraph:
         parts = self.nodes("Split", [joined], ["", ""], axis=-1, num_outputs=2)
         return [self.linear(f"{name}.query", rows, query), *parts]
 
-    def _context(self, name: str, module: AxforgeAttention, projected: list[str]) -> str:
+    def _context(self, module: AxforgeAttention, projected: list[str], bias: str | None) -> str:
+        """`bias` is added to the scores: (batch or 1, heads or 1, queries, keys)."""
         if module.hard_top_k is None:
-            inputs = [*projected, "", self._mask()]
-            return self.node("MultiHeadAttention", inputs, domain=CONTRIB, num_heads=module.heads)
-        return self._hard_context(module, projected, module.hard_top_k)
+            inputs = [*projected, "", self._mask(), *([] if bias is None else [bias])]
+            return self.node(
+                "MultiHeadAttention", inputs, domain=CONTRIB, num_heads=module.heads, scale=module.scale
+            )
+        return self._hard_context(module, projected, bias, module.hard_top_k)
 
-    def _hard_context(self, module: AxforgeAttention, projected: list[str], top_k: int) -> str:
-        """The same arithmetic as `modeling_axforge.hard_attention`."""
+    def _hard_context(
+        self, module: AxforgeAttention, projected: list[str], bias: str | None, top_k: int
+    ) -> str:
+        """The same arithmetic as `axforge_attention.hard_attention`."""
         split = self.integers(0, 0, module.heads, module.head_size)
         orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
         query, key, value = (
@@ -237,7 +326,9 @@ class EncoderGraph:
             for one, order in zip(projected, orders, strict=True)
         )
         scores = self.node("MatMul", [query, key])
-        scores = self.node("Mul", [scores, self.number(module.head_size**-0.5)])
+        scores = self.node("Mul", [scores, self.number(module.scale)])
+        if bias is not None:
+            scores = self.node("Add", [scores, bias])
         scores = self.node("Add", [scores, self._additive_mask()])
         probabilities = self.node("Softmax", [scores], axis=-1)
         padded = self.node("Pad", [probabilities, self.integers(0, 0, 0, 0, 0, 0, 0, top_k)])
@@ -249,17 +340,16 @@ class EncoderGraph:
         return self.node("Reshape", [context, self.integers(0, 0, module.heads * module.head_size)])
 
     def _mask(self) -> str:
-        if "mask" not in self._shared:
-            self._shared["mask"] = self.node("Cast", ["attention_mask"], to=TensorProto.INT32)
-        return self._shared["mask"]
+        return self.once("mask", lambda: self.node("Cast", ["attention_mask"], to=TensorProto.INT32))
 
     def _additive_mask(self) -> str:
-        if "additive" not in self._shared:
+        def made() -> str:
             mask = self.node("Cast", ["attention_mask"], to=TensorProto.FLOAT)
             gone = self.node("Sub", [self.number(1.0), mask])
             lowest = self.node("Mul", [gone, self.number(float(np.finfo(np.float32).min))])
-            self._shared["additive"] = self.node("Unsqueeze", [lowest, self.integers(1, 2)])
-        return self._shared["additive"]
+            return self.node("Unsqueeze", [lowest, self.integers(1, 2)])
+
+        return self.once("additive_mask", made)
 
 
 def _value(name: str, kind: int, shape: list[str | int]) -> onnx.ValueInfoProto:

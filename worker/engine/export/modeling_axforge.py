@@ -1,8 +1,8 @@
 # Copyright 2026 The axforge authors. Licensed under the Apache License, Version 2.0.
-"""A post-norm encoder whose layers may differ: fewer heads, fewer FFN channels, blocks removed.
+"""An encoder whose layers may differ: fewer heads, fewer FFN channels, blocks removed.
 
-Self-contained: it needs torch and transformers only, and travels inside exported model folders.
-Load such a folder with `AutoModelForSequenceClassification.from_pretrained(folder,
+Self-contained with `axforge_attention.py`: it needs torch and transformers only, and travels inside
+exported model folders. Load such a folder with `AutoModelForSequenceClassification.from_pretrained(folder,
 trust_remote_code=True)`.
 """
 
@@ -15,14 +15,23 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from .axforge_attention import attention_class, position_module
+
 
 class AxforgeConfig(PretrainedConfig):
-    """What is left of every layer, and how the source family embeds and classifies.
+    """What is left of every layer, and how the source family embeds, attends and classifies.
 
     `layer_heads[i]`, `layer_channels[i]`: how many heads and FFN channels layer i has; 0 means that
-    the block was removed and only its layer norm remains. `layer_top_k[i]`: how many attention
-    probabilities a row keeps (None: all). `type_vocab_size` 0: no token types.
-    `positions`: "absolute" counts from 0, "after_padding" from `pad_token_id` + 1 and skips padding.
+    the block was removed. `layer_top_k[i]`: how many attention probabilities a row keeps (None: all).
+    `layer_variants[i]`: what else is its own, as its class in `axforge_attention.py` says. `layer_shares`:
+    layers of the same number have the same weights (None: all have their own).
+
+    `norm_placement`: "post", after the residual path, or "pre", before the block. `ffn`: "plain" or
+    "gated". `positions`: what embeddings know of them: "absolute" counts from 0, "after_padding" from
+    `pad_token_id` + 1 and skips padding, "none". `relative`: how attention knows them, a `kind` and its
+    sizes (see `axforge_attention.py`), or None. `embedding_size`: of the embeddings, which are then
+    projected to the hidden width (None: they have it). `type_vocab_size` 0: no token types.
+    `pooling`: the head reads the "first" token or the "mean" of all.
     `axforge` and `source_config` say which elements of the dense model these are; the forward pass
     does not read them.
     """
@@ -37,13 +46,25 @@ class AxforgeConfig(PretrainedConfig):
         layer_heads: tuple[int, ...] | list[int] = (),
         layer_channels: tuple[int, ...] | list[int] = (),
         layer_top_k: tuple[int | None, ...] | list[int | None] = (),
+        layer_variants: list[dict[str, Any]] | None = None,
+        layer_shares: list[int] | None = None,
+        norm_placement: str = "post",
+        norm_bias: bool = True,
+        attention_bias: bool = True,
+        ffn: str = "plain",
+        ffn_bias: bool = True,
         hidden_act: str = "gelu",
         max_position_embeddings: int = 512,
         type_vocab_size: int = 2,
         positions: str = "absolute",
+        relative: dict[str, Any] | None = None,
+        embedding_size: int | None = None,
         layer_norm_eps: float = 1e-12,
         hidden_dropout: float = 0.1,
         attention_dropout: float = 0.1,
+        pooling: str = "first",
+        head_bias: bool = True,
+        head_norm: bool = False,
         head_act: str = "tanh",
         head_dropout: float = 0.1,
         head_input_dropout: float = 0.0,
@@ -59,34 +80,49 @@ class AxforgeConfig(PretrainedConfig):
         self.layer_heads = list(layer_heads)
         self.layer_channels = list(layer_channels)
         self.layer_top_k = list(layer_top_k)
+        self.layer_variants = layer_variants or [{} for _ in self.layer_heads]
+        self.layer_shares = layer_shares
+        self.norm_placement = norm_placement
+        self.norm_bias = norm_bias
+        self.attention_bias = attention_bias
+        self.ffn = ffn
+        self.ffn_bias = ffn_bias
         self.hidden_act = hidden_act
         self.max_position_embeddings = max_position_embeddings
         self.type_vocab_size = type_vocab_size
         self.positions = positions
+        self.relative = relative
+        self.embedding_size = embedding_size
         self.layer_norm_eps = layer_norm_eps
         self.hidden_dropout = hidden_dropout
         self.attention_dropout = attention_dropout
+        self.pooling = pooling
+        self.head_bias = head_bias
+        self.head_norm = head_norm
         self.head_act = head_act
         self.head_dropout = head_dropout
         self.head_input_dropout = head_input_dropout
         self.initializer_range = initializer_range
         self.axforge = axforge
         self.source_config = source_config
+        # transformers ties weights only where this says so: here, those of layers that share.
+        kwargs["tie_word_embeddings"] = layer_shares is not None
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
 
 class AxforgeEmbeddings(nn.Module):
     def __init__(self, config: AxforgeConfig) -> None:
         super().__init__()
-        width, pad = config.hidden_size, config.pad_token_id
+        width, pad = config.embedding_size or config.hidden_size, config.pad_token_id
         self.offset = pad if config.positions == "after_padding" else None
         self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=pad)
-        self.position_embeddings = nn.Embedding(
-            config.max_position_embeddings, width, padding_idx=self.offset
-        )
+        if config.positions != "none":
+            self.position_embeddings = nn.Embedding(
+                config.max_position_embeddings, width, padding_idx=self.offset
+            )
         if config.type_vocab_size:
             self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
-        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.LayerNorm = layer_norm(config, width)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -96,7 +132,9 @@ class AxforgeEmbeddings(nn.Module):
                 hidden = hidden + self.token_type_embeddings.weight[0]
             else:
                 hidden = hidden + self.token_type_embeddings(token_type_ids)
-        hidden = self.dropout(self.LayerNorm(hidden + self._positions(input_ids)))
+        if hasattr(self, "position_embeddings"):
+            hidden = hidden + self._positions(input_ids)
+        hidden = self.dropout(self.LayerNorm(hidden))
         return hidden
 
     def _positions(self, input_ids: Tensor) -> Tensor:
@@ -107,99 +145,104 @@ class AxforgeEmbeddings(nn.Module):
         return counted
 
 
-def hard_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    top_k: int,
-    scale: float,
-    dropout: float = 0.0,
-) -> Tensor:
-    """Attention in which each row keeps its `top_k` largest probabilities, not renormalised.
-
-    Probabilities equal to the k-th largest are all kept. Padded keys have probability 0, so they
-    never take the place of a real one. `mask` is additive or boolean (True: attend).
-    """
-    scores = torch.matmul(query, key.transpose(-1, -2)) * scale
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    probabilities = scores.softmax(-1)
-    # Zeros behind the row keep top-k defined for rows shorter than k.
-    padded = F.pad(probabilities, (0, top_k))
-    threshold = padded.topk(top_k, dim=-1).values[..., -1:]
-    kept = torch.where(probabilities >= threshold, probabilities, 0.0)
-    return torch.matmul(F.dropout(kept, dropout), value)
-
-
-class AxforgeAttention(nn.Module):
-    """Multi-head attention of `heads` heads; reads and writes the full hidden width."""
-
-    def __init__(self, config: AxforgeConfig, heads: int, hard_top_k: int | None) -> None:
-        super().__init__()
-        self.heads, self.head_size, self.hard_top_k = heads, config.head_size, hard_top_k
-        self.dropout = config.attention_dropout
-        width = heads * config.head_size
-        self.query = nn.Linear(config.hidden_size, width)
-        self.key = nn.Linear(config.hidden_size, width)
-        self.value = nn.Linear(config.hidden_size, width)
-        self.output = nn.Linear(width, config.hidden_size)
-
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        batch, length, _ = hidden.shape
-        projected = (projection(hidden) for projection in (self.query, self.key, self.value))
-        query, key, value = (
-            one.view(batch, length, self.heads, self.head_size).transpose(1, 2) for one in projected
-        )
-        dropout, scale = self.dropout if self.training else 0.0, self.head_size**-0.5
-        if self.hard_top_k is None:
-            context = F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
-        else:
-            context = hard_attention(query, key, value, mask, self.hard_top_k, scale, dropout)
-        joined = context.transpose(1, 2).reshape(batch, length, self.heads * self.head_size)
-        contribution: Tensor = self.output(joined)
-        return contribution
-
-
 class AxforgeLayer(nn.Module):
-    """Attention and FFN block, each with residual path and layer norm; either may be missing."""
+    """Attention and FFN block, each with residual path and layer norm; either may be missing.
 
-    def __init__(self, config: AxforgeConfig, heads: int, channels: int, hard_top_k: int | None) -> None:
+    Norms come after the residual path; of a missing block only its norm remains.
+    """
+
+    def __init__(
+        self,
+        config: AxforgeConfig,
+        heads: int,
+        channels: int,
+        hard_top_k: int | None,
+        variant: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        width = config.hidden_size
-        self.attention = AxforgeAttention(config, heads, hard_top_k) if heads else None
-        self.attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.ffn_up = nn.Linear(width, channels) if channels else None
-        self.ffn_down = nn.Linear(channels, width) if channels else None
-        self.ffn_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        width, bias, variant = config.hidden_size, config.ffn_bias, variant or {}
+        kind = attention_class(config.relative)
+        self.attention = kind(config, heads, hard_top_k, variant) if heads else None
+        self.attention_norm: Any = self.norm(config, bool(heads), variant.get("attention_norm", True))
+        gated = config.ffn == "gated"
+        self.ffn_gate: Any = nn.Linear(width, channels, bias=bias) if channels and gated else None
+        self.ffn_up: Any = nn.Linear(width, channels, bias=bias) if channels else None
+        self.ffn_down: Any = nn.Linear(channels, width, bias=bias) if channels else None
+        self.ffn_norm: Any = self.norm(config, bool(channels))
         self.activation = ACT2FN[config.hidden_act]
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+    def norm(self, config: AxforgeConfig, present: bool, normed: bool = True) -> nn.LayerNorm | None:
+        """The norm of a block that is present or not."""
+        return layer_norm(config, config.hidden_size)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, shared: Any = None) -> Tensor:
         if self.attention is not None:
-            hidden = hidden + self.dropout(self.attention(hidden, mask))
+            hidden = hidden + self.dropout(self.attention(hidden, mask, shared))
         hidden = self.attention_norm(hidden)
-        if self.ffn_up is not None and self.ffn_down is not None:
-            hidden = hidden + self.dropout(self.ffn_down(self.activation(self.ffn_up(hidden))))
+        if self.ffn_down is not None:
+            hidden = hidden + self.dropout(self.ffn(hidden))
         hidden = self.ffn_norm(hidden)
+        return hidden
+
+    def ffn(self, hidden: Tensor) -> Tensor:
+        """down(act(up x)), or down(act(gate x) * up x)."""
+        up: Tensor = self.ffn_up(hidden)
+        inner = self.activation(up) if self.ffn_gate is None else self.activation(self.ffn_gate(hidden)) * up
+        fed: Tensor = self.ffn_down(inner)
+        return fed
+
+
+class AxforgePreNormLayer(AxforgeLayer):
+    """Norms come before the blocks, inside the residual path; of a missing block nothing remains."""
+
+    def norm(self, config: AxforgeConfig, present: bool, normed: bool = True) -> nn.LayerNorm | None:
+        return layer_norm(config, config.hidden_size) if present and normed else None
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, shared: Any = None) -> Tensor:
+        if self.attention is not None:
+            given = hidden if self.attention_norm is None else self.attention_norm(hidden)
+            hidden = hidden + self.dropout(self.attention(given, mask, shared))
+        if self.ffn_norm is not None:
+            hidden = hidden + self.dropout(self.ffn(self.ffn_norm(hidden)))
         return hidden
 
 
 class AxforgeHead(nn.Module):
-    """Classifies by the first token: dense, activation, dropout, out."""
+    """Classifies by the first token, or the mean of all: dense, activation, norm, dropout, out."""
 
     def __init__(self, config: AxforgeConfig) -> None:
         super().__init__()
+        self.pooling = config.pooling
         self.input_dropout = nn.Dropout(config.head_input_dropout)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.head_bias)
         self.activation = ACT2FN[config.head_act]
+        self.norm = layer_norm(config, config.hidden_size) if config.head_norm else None
         self.dropout = nn.Dropout(config.head_dropout)
         self.out = nn.Linear(config.hidden_size, config.num_labels)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        first = self.input_dropout(hidden[:, 0])
-        logits: Tensor = self.out(self.dropout(self.activation(self.dense(first))))
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        given = self.activation(self.dense(self.input_dropout(self.pooled(hidden, attention_mask))))
+        logits: Tensor = self.out(self.dropout(given if self.norm is None else self.norm(given)))
         return logits
+
+    def pooled(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(batch, length, width) to (batch, width); a mean is over the real tokens."""
+        if self.pooling == "first":
+            return hidden[:, 0]
+        if attention_mask is None:
+            return hidden.mean(1)
+        real = attention_mask.to(hidden.dtype)
+        return (hidden * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
+
+
+def layer_norm(config: AxforgeConfig, width: int) -> nn.LayerNorm:
+    return nn.LayerNorm(width, eps=config.layer_norm_eps, bias=config.norm_bias)
+
+
+def layer_class(config: AxforgeConfig) -> type[AxforgeLayer]:
+    """The layer of a config's `norm_placement`."""
+    return AxforgePreNormLayer if config.norm_placement == "pre" else AxforgeLayer
 
 
 def additive_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -218,9 +261,17 @@ class AxforgeForSequenceClassification(AxforgePreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.embeddings = AxforgeEmbeddings(config)
-        kept = zip(config.layer_heads, config.layer_channels, config.layer_top_k, strict=True)
-        self.layers = nn.ModuleList(AxforgeLayer(config, *layer) for layer in kept)
+        width = config.embedding_size
+        self.projection = None if width is None else nn.Linear(width, config.hidden_size)
+        self.relative = position_module(config)
+        kept = zip(
+            config.layer_heads, config.layer_channels, config.layer_top_k, config.layer_variants, strict=True
+        )
+        self.layers = nn.ModuleList(layer_class(config)(config, *layer) for layer in kept)
+        pre_norm = config.norm_placement == "pre"
+        self.final_norm = layer_norm(config, config.hidden_size) if pre_norm else None
         self.head = AxforgeHead(config)
+        self._tied_weights_keys = self._shared_weights()
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -240,18 +291,33 @@ class AxforgeForSequenceClassification(AxforgePreTrainedModel):
         **kwargs: Any,
     ) -> Any:
         hidden = self.embeddings(input_ids, token_type_ids)
+        if self.projection is not None:
+            hidden = self.projection(hidden)
         mask = None if attention_mask is None else additive_mask(attention_mask, hidden.dtype)
+        shared = None if self.relative is None else self.relative(input_ids.shape[1])
         states = [hidden]
         for layer in self.layers:
-            hidden = layer(hidden, mask)
+            hidden = layer(hidden, mask, shared)
             states.append(hidden)
-        logits = self.head(hidden)
+        if self.final_norm is not None:
+            hidden = states[-1] = self.final_norm(hidden)
+        logits = self.head(hidden, attention_mask)
         output = SequenceClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
             hidden_states=tuple(states) if output_hidden_states else None,
         )
         return output if return_dict else output.to_tuple()
+
+    def _shared_weights(self) -> dict[str, str]:
+        """For each weight of a layer that shares: the same weight of the first layer it shares with."""
+        shares = self.config.layer_shares or list(range(len(self.layers)))
+        return {
+            f"layers.{number}.{name}": f"layers.{shares.index(share)}.{name}"
+            for number, share in enumerate(shares)
+            if shares.index(share) < number
+            for name, _ in self.layers[number].named_parameters()
+        }
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.num_labels == 1:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import onnx
-import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.initialization import no_init_weights
 
 from models.spec import Quantize
 from worker.engine.anatomy.slicing import as_axforge
 from worker.engine.approximations.quantize import Quantization
 from worker.engine.export.graph import classifier_graph, layers_graph
-from worker.engine.export.modeling_axforge import (
-    AxforgeConfig,
-    AxforgeForSequenceClassification,
-    AxforgeLayer,
-)
+from worker.engine.export.layer_stack import layer_stack
+from worker.engine.export.modeling_axforge import AxforgeForSequenceClassification
 
 GRAPH_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -80,25 +75,20 @@ def layer_stack_onnx(
     layers: Sequence[tuple[int, int]],
     quantized: bool,
     first_token_only: bool = False,
-    hidden_act: str = "gelu",
+    form: Mapping[str, Any] | None = None,
+    layer_variants: Sequence[Mapping[str, Any]] = ({},),
 ) -> None:
     """Write a stack of encoder layers with random weights, in exactly the form of the real export.
 
-    `layers` gives (heads, channels) of each layer; 0 means that the block was removed. Inputs are
-    "hidden" float32 (batch, length, hidden_size) and "attention_mask" int64 (batch, length); the
-    output is "output". With `first_token_only` the last of them works out one token only, as the
-    last layer of every real export does.
+    `layers` gives (heads, channels) of each layer; 0 means that the block was removed. `form` tells how
+    the model computes, as `AxforgeConfig` does, and `layer_variants` what is its layers' own, in turns.
+    Inputs are "hidden" float32 (batch, length, hidden_size) and "attention_mask" int64 (batch, length);
+    the output is "output". With `first_token_only` the last of them works out one token only, as the
+    last layer of a real export does where only the first token is read.
     """
-    config = AxforgeConfig(hidden_size=hidden_size, head_size=head_size, hidden_act=hidden_act)
-    generator = torch.Generator().manual_seed(0)
-    with no_init_weights():
-        modules = [AxforgeLayer(config, heads, channels, None) for heads, channels in layers]
-    for module in modules:
-        for name, parameter in module.named_parameters():
-            is_gain = name.endswith("norm.weight")
-            values = torch.randn(parameter.shape, generator=generator) * config.initializer_range
-            parameter.data = values + 1.0 if is_gain else values
-    graph = layers_graph(modules, config, first_only=first_token_only)
+    modules, relative, config = layer_stack(hidden_size, head_size, layers, form or {}, layer_variants)
+    reads_first = config.pooling == "first"
+    graph = layers_graph(modules, config, relative, first_only=first_token_only and reads_first)
     if not quantized:
         onnx.save(graph, path)
         return

@@ -9,10 +9,11 @@ from pathlib import Path
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.spec import Loadable
-from worker.engine.export import modeling_axforge
+from worker.engine.export import axforge_attention, modeling_axforge
 from worker.engine.export.modeling_axforge import AxforgeForSequenceClassification
 
-MODELLING_FILE = "modeling_axforge.py"
+MODELLING = (modeling_axforge, axforge_attention)
+"""The modules that a folder carries when no stock class holds its shape; the first has the classes."""
 
 
 def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Loadable:
@@ -24,12 +25,14 @@ def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     folder.mkdir(parents=True, exist_ok=True)
     own = isinstance(model, AxforgeForSequenceClassification)
     if own:
-        stem = MODELLING_FILE.removesuffix(".py")
+        files = [Path(str(module.__file__)) for module in MODELLING]
+        stem = files[0].stem
         model.config.auto_map = {
             "AutoConfig": f"{stem}.AxforgeConfig",
             "AutoModelForSequenceClassification": f"{stem}.AxforgeForSequenceClassification",
         }
-        shutil.copyfile(str(modeling_axforge.__file__), folder / MODELLING_FILE)
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return "remote_code" if own else "native"

@@ -6,7 +6,8 @@ widths, and a model's time is predicted as a fixed part plus the sum over its bl
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -20,14 +21,16 @@ LEAST_PART = 0.01  # of the dense model's milliseconds, that any model is predic
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Of the dense model's encoder."""
+    """Of the dense model's encoder. `form` is how it computes, as `AxforgeConfig` says it, and
+    `layer_variants` what is its layers' own."""
 
     hidden_size: int
     head_size: int
     heads: int
     channels: int
     layers: int
-    hidden_act: str = "gelu"
+    form: Mapping[str, Any] = field(default_factory=dict)
+    layer_variants: Sequence[Mapping[str, Any]] = ({},)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from worker.engine.anatomy.shape import LayerShape
 from worker.engine.measure import machine
@@ -21,7 +22,7 @@ from worker.engine.measure.table_fit import Stack, fit, planned_stacks
 
 WARMUP = 5
 GROUP = 4  # models timed in turns with the whole one: its turns are shared, memory stays bounded
-VERSION = 2  # of the method: tables measured in another way are not read back
+VERSION = 3  # of the method: tables measured in another way are not read back
 
 
 def latency_table(
@@ -133,23 +134,21 @@ def _stack_file(
     path: Path, stack: Stack, dense: ModelFile, dimensions: Dimensions, quantized: bool
 ) -> ModelFile:
     layers = [(stack.heads, stack.channels)] * stack.depth
-    hidden, head = dimensions.hidden_size, dimensions.head_size
+    described: dict[str, Any] = {
+        "hidden_size": dimensions.hidden_size,
+        "head_size": dimensions.head_size,
+        "layers": layers,
+        "form": dimensions.form,
+        "layer_variants": dimensions.layer_variants,
+    }
     if dense.runtime == "torch":
         from worker.engine.measure.torch_layers import write_stack
 
-        write_stack(path, hidden_size=hidden, head_size=head, layers=layers)
+        write_stack(path, described)
         return ModelFile(path, "torch-layers", dense.device)
     from worker.engine.export.onnx import layer_stack_onnx
 
-    layer_stack_onnx(
-        path,
-        hidden_size=hidden,
-        head_size=head,
-        layers=layers,
-        quantized=quantized,
-        first_token_only=stack.last,
-        hidden_act=dimensions.hidden_act,
-    )
+    layer_stack_onnx(path, **described, quantized=quantized, first_token_only=stack.last)
     return ModelFile(path, "onnxruntime", dense.device)
 
 

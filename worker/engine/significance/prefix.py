@@ -96,7 +96,9 @@ class PrefixReplay:
         if first == 0 or not self._outputs:
             yield
             return
-        replayed = nn.ModuleList([_Answer(self._outputs[number][first - 1]), *self._layers[first:]])
+        replayed = nn.ModuleList(
+            [_Answer(self._outputs[number][first - 1], self._layers[first - 1]), *self._layers[first:]]
+        )
         setattr(self._parent, self._name, replayed)
         try:
             yield
@@ -105,11 +107,12 @@ class PrefixReplay:
 
 
 class _Answer(nn.Module):
-    """A layer that knows its answer."""
+    """A layer that knows its answer. What else the model asks of it, it has from the layer it stands for."""
 
-    def __init__(self, answer: Any) -> None:
+    def __init__(self, answer: Any, layer: nn.Module) -> None:
         super().__init__()
         self._answer = answer
+        self.__dict__ |= {name: value for name, value in vars(layer).items() if not name.startswith("_")}
 
     def forward(self, *given: Any, **named: Any) -> Any:
         """What was kept, whatever is given."""

@@ -47,7 +47,15 @@ def _latency_table(run: Run) -> LatencyTable:
     return latency_table(
         dense,
         run.timed_inputs(),
-        Dimensions(anatomy.hidden_size, anatomy.head_size, anatomy.heads, anatomy.channels, anatomy.layers),
+        Dimensions(
+            anatomy.hidden_size,
+            anatomy.head_size,
+            anatomy.heads,
+            anatomy.channels,
+            anatomy.layers,
+            form=anatomy.form,
+            layer_variants=anatomy.layer_variants,
+        ),
         threads=run.threads,
         delivered=whole,
         quantized=run.quantizes,

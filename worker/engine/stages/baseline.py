@@ -117,7 +117,7 @@ def _forms(run: Run) -> dict[str, Recipe]:
     forms = {"dense": Recipe()}
     if run.quantizes:
         forms["dense-int8"] = Recipe(steps=(Quantize(),))
-        if block_size(run.dense.anatomy.model.config.hidden_size) is not None:
+        if block_size(run.dense.anatomy.model.get_input_embeddings().embedding_dim) is not None:
             forms["dense-int8-int4"] = Recipe(steps=(Quantize(embeddings="int4"),))
     return forms
 

@@ -7,11 +7,9 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from worker.engine.anatomy import family_of
 from worker.engine.prepare import prepare_dataset, resolve_model
 from worker.engine.run import Run
-
-POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta")
-"""Architectures that number positions from the padding id upwards, and so have fewer of them."""
 
 
 def prepare(run: Run) -> dict[str, Any]:
@@ -37,6 +35,7 @@ def positions(folder: Path) -> int:
     """How many tokens the model of a folder has positions for."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     known = int(config.max_position_embeddings)
-    if config.model_type in POSITIONS_AFTER_PADDING:
-        known -= int(config.pad_token_id) + 1
+    form = family_of(config.model_type).variant(config)
+    if form.get("positions") == "after_padding":
+        known -= int(form["pad_token_id"]) + 1
     return known

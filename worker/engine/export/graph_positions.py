@@ -1,0 +1,195 @@
+"""Positions in the ONNX graph's attention: what `AxforgeAttention.placed` does, node by node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from onnx import TensorProto
+from torch import Tensor
+
+from worker.engine.export.axforge_attention import (
+    AxforgeAttention,
+    BucketAttention,
+    DisentangledAttention,
+    DistanceBuckets,
+    DistanceTable,
+    RotaryAttention,
+)
+
+if TYPE_CHECKING:
+    from worker.engine.export.graph import EncoderGraph
+
+
+def placed(
+    graph: EncoderGraph, name: str, module: AxforgeAttention, query: str, key: str, *, first: bool
+) -> tuple[str, str, str | None]:
+    """Queries and keys (batch, tokens, heads * size), and what to add to scores, or None.
+
+    With `first` the queries are of the first token only.
+    """
+    bias = None
+    if isinstance(module, RotaryAttention):
+        query, key = (
+            _turned(graph, module, values, first=first and values == query) for values in (query, key)
+        )
+    elif isinstance(module, BucketAttention):
+        bias = _bucket_bias(graph, module, first=first)
+    elif isinstance(module, DisentangledAttention):
+        bias = _disentangled_bias(graph, name, module, query, key, first=first)
+    if module.window is not None:
+        local = _local_mask(graph, module.window)
+        local = _first_query(graph, f"local.{module.window}", local) if first else local
+        bias = local if bias is None else graph.node("Add", [bias, local])
+    return query, key, bias
+
+
+def _turned(graph: EncoderGraph, module: RotaryAttention, values: str, *, first: bool) -> str:
+    if first:
+        return values  # the first token is at position 0, where nothing is turned
+    heads, size = module.heads, module.head_size
+    one, other = graph.nodes(
+        "Split",
+        [graph.node("Reshape", [values, graph.integers(0, 0, heads, size)])],
+        ["", ""],
+        axis=-1,
+        num_outputs=2,
+    )
+    cos, sin = (_angle(graph, module, function) for function in ("Cos", "Sin"))
+
+    def combined(operator: str, plus: str, minus: str) -> str:
+        return graph.node(operator, [graph.node("Mul", [plus, cos]), graph.node("Mul", [minus, sin])])
+
+    both = [combined("Sub", one, other), combined("Add", other, one)]
+    return graph.node("Reshape", [graph.node("Concat", both, axis=-1), graph.integers(0, 0, heads * size)])
+
+
+def _angle(graph: EncoderGraph, module: RotaryAttention, function: str) -> str:
+    """(length, 1, size / 2)."""
+
+    def made() -> str:
+        positions = graph.node("Cast", [graph.counted()], to=TensorProto.FLOAT)
+        column = graph.node("Unsqueeze", [positions, graph.integers(1, 2)])
+        frequencies = graph.weight(f"relative.frequencies.{module.theta}", module.frequencies())
+        return graph.node(function, [graph.node("Mul", [column, frequencies])])
+
+    return graph.once(f"{function}.{module.theta}", made)
+
+
+def _bucket_bias(graph: EncoderGraph, module: BucketAttention, *, first: bool) -> str:
+    """(1, heads, queries, keys)."""
+    buckets = graph.relative
+    assert isinstance(buckets, DistanceBuckets)
+
+    def made() -> str:
+        values = buckets.table.weight[buckets.index(_all_distances(graph))]
+        # Not Gather, of which quantization would take the table to 8 bits for nothing.
+        index = graph.node("Unsqueeze", [_distance_index(graph), graph.integers(2)])
+        chosen = graph.node("GatherND", [graph.weight("relative.by_distance", values), index])
+        return graph.node("Unsqueeze", [graph.node("Transpose", [chosen], perm=[2, 0, 1]), graph.integers(0)])
+
+    bias = graph.once("bias", made)
+    if first:
+        bias = _first_query(graph, "bias", bias)
+    if len(module.dense_heads) == buckets.table.embedding_dim:
+        return bias
+    return graph.node("Gather", [bias, graph.integers(*module.dense_heads)], axis=1)
+
+
+def _disentangled_bias(
+    graph: EncoderGraph, name: str, module: DisentangledAttention, query: str, key: str, *, first: bool
+) -> str:
+    """(batch, heads, queries, keys); what the table's rows are projected to is worked out here, once."""
+    table = graph.relative
+    assert isinstance(table, DistanceTable)
+
+    def made() -> str:
+        rows = graph.weight("relative.row_of_distance", table.index(_all_distances(graph)))
+        return graph.node("Gather", [rows, _distance_index(graph)])
+
+    index = graph.once("rows", made)
+    terms = []
+    with torch.no_grad():
+        if "c2p" in module.terms:
+            keys = module.position_keys(table.rows())
+            by_row = _against_rows(graph, f"{name}.position_key", module, query, keys)
+            asked = (
+                graph.node("Slice", [index, graph.integers(0), graph.integers(1), graph.integers(0)])
+                if first
+                else index
+            )
+            terms.append(_picked(graph, by_row, asked))
+        if "p2c" in module.terms:
+            queries = module.position_queries(table.rows())
+            by_row = _against_rows(graph, f"{name}.position_query", module, key, queries)
+            asked = (
+                graph.node("Slice", [index, graph.integers(0), graph.integers(1), graph.integers(0)])
+                if first
+                else index
+            )
+            turned = graph.node("Transpose", [asked], perm=[1, 0])
+            terms.append(graph.node("Transpose", [_picked(graph, by_row, turned)], perm=[0, 1, 3, 2]))
+    total = terms[0] if len(terms) == 1 else graph.node("Add", terms)
+    return graph.node("Mul", [total, graph.number(module.scale)])
+
+
+def _against_rows(
+    graph: EncoderGraph, name: str, module: DisentangledAttention, values: str, rows: Tensor
+) -> str:
+    """Each value (batch, tokens, heads * size) times each row (heads, rows, size), by head.
+
+    Gives (batch, heads, tokens, rows).
+    """
+    split = graph.node("Reshape", [values, graph.integers(0, 0, module.heads, module.head_size)])
+    by_head = graph.node("Transpose", [split], perm=[0, 2, 1, 3])
+    return graph.node(
+        "MatMul", [by_head, graph.node("Transpose", [graph.weight(name, rows)], perm=[0, 2, 1])]
+    )
+
+
+def _picked(graph: EncoderGraph, by_row: str, index: str) -> str:
+    """For each token and place of `index` (tokens, places) the product with the row there."""
+    leading = graph.node("Shape", [by_row], start=0, end=2)
+    shape = graph.node("Concat", [leading, graph.node("Shape", [index])], axis=0)
+    return graph.node("GatherElements", [by_row, graph.node("Expand", [index, shape])], axis=-1)
+
+
+def _local_mask(graph: EncoderGraph, window: int) -> str:
+    """(1, 1, length, length): 0 within the window, else the lowest number."""
+
+    def made() -> str:
+        away = graph.node("Abs", [_distances(graph)])
+        far = graph.node("Cast", [graph.node("Greater", [away, graph.scalar(window)])], to=TensorProto.FLOAT)
+        lowest = graph.node("Mul", [far, graph.number(float(np.finfo(np.float32).min) / 2)])
+        return graph.node("Unsqueeze", [lowest, graph.integers(0, 1)])
+
+    return graph.once(f"local.{window}", made)
+
+
+def _distances(graph: EncoderGraph) -> str:
+    """query - key, (length, length)."""
+
+    def made() -> str:
+        counted = graph.counted()
+        column = graph.node("Unsqueeze", [counted, graph.integers(1)])
+        return graph.node("Sub", [column, graph.node("Unsqueeze", [counted, graph.integers(0)])])
+
+    return graph.once("distances", made)
+
+
+def _distance_index(graph: EncoderGraph) -> str:
+    """The place of each distance in `_all_distances`, (length, length)."""
+    last = graph.config.max_position_embeddings - 1
+    return graph.once("distance_index", lambda: graph.node("Add", [_distances(graph), graph.scalar(last)]))
+
+
+def _all_distances(graph: EncoderGraph) -> Tensor:
+    longest = int(graph.config.max_position_embeddings)
+    return torch.arange(1 - longest, longest)
+
+
+def _first_query(graph: EncoderGraph, name: str, bias: str) -> str:
+    """Of (batch, heads, queries, keys) the first query's, (batch, heads, 1, keys)."""
+    edges = (graph.integers(0), graph.integers(1), graph.integers(2))
+    return graph.once(f"{name}.first", lambda: graph.node("Slice", [bias, *edges]))
