@@ -8,17 +8,16 @@ from typing import Any
 import torch
 from transformers import (
     BertConfig,
-    BertForSequenceClassification,
     DistilBertConfig,
-    DistilBertForSequenceClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
-    RobertaForSequenceClassification,
     XLMRobertaConfig,
-    XLMRobertaForSequenceClassification,
 )
 
 from models.spec import HardAttention, PruneBlocks, PruneHeads, PruneLayers, PruneWeightGroups, Recipe, Step
+from worker.engine.anatomy import family_of
+from worker.engine.anatomy.heads import HeadKind, logits_of
 
 LAYERS, HEADS, CHANNELS, HIDDEN, LABELS = 4, 4, 48, 32, 3
 VOCABULARY = 300
@@ -36,24 +35,31 @@ SIZES: dict[str, Any] = {
 
 def tiny_classifier(family: str, seed: int = 0) -> PreTrainedModel:
     """A dense model whose weights are large enough that every element matters."""
+    return tiny_model(family, "sequence", seed)
+
+
+def tiny_model(family: str, kind: HeadKind, seed: int = 0) -> PreTrainedModel:
+    """As `tiny_classifier`, with any head."""
     torch.manual_seed(seed)
-    if family == "bert":
-        model = BertForSequenceClassification(BertConfig(**SIZES))
-    elif family == "roberta":
-        model = RobertaForSequenceClassification(RobertaConfig(**SIZES))
-    elif family == "xlm-roberta":
-        model = XLMRobertaForSequenceClassification(XLMRobertaConfig(**SIZES))
-    else:
-        names = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
-        sizes = {names.get(name, name): value for name, value in SIZES.items()}
-        sizes["hidden_dim"] = sizes.pop("intermediate_size")
-        model = DistilBertForSequenceClassification(DistilBertConfig(**sizes))
+    labels = 2 if kind == "span" else LABELS
+    config = _config(family, {**SIZES, "num_labels": labels})
+    model = family_of(family).heads[kind].model_class(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.15)
-    model.config.id2label = {index: f"label {index}" for index in range(LABELS)}
+    model.config.id2label = {index: f"label {index}" for index in range(labels)}
     model.config.label2id = {name: index for index, name in model.config.id2label.items()}
     return model.eval()
+
+
+def _config(family: str, sizes: dict[str, Any]) -> PreTrainedConfig:
+    if family != "distilbert":
+        kinds = {"bert": BertConfig, "roberta": RobertaConfig, "xlm-roberta": XLMRobertaConfig}
+        return kinds[family](**sizes)
+    names = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
+    sizes = {names.get(name, name): value for name, value in sizes.items()}
+    sizes["hidden_dim"] = sizes.pop("intermediate_size")
+    return DistilBertConfig(**sizes)
 
 
 def padded_batch(model: PreTrainedModel, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -70,9 +76,14 @@ def padded_batch(model: PreTrainedModel, seed: int = 0) -> dict[str, torch.Tenso
     return batch
 
 
+def stacked(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch as one example of three choices, and a second one of the same in another order."""
+    return {name: torch.stack((values, values[[2, 0, 1]])) for name, values in batch.items()}
+
+
 def logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.no_grad():
-        return model(**batch).logits
+        return logits_of(model(**batch))
 
 
 def random_recipe(

@@ -21,7 +21,8 @@ from worker.engine.run import Run, bench_inputs
 class Delivered:
     """A file in the target's runtime, its bytes, and what it answers on the selection split.
 
-    `logits` (rows, labels) in the order of the split; `metric` is the job's, on them.
+    `logits` (rows, outputs), or (tokens, outputs) of heads that answer by token, in the order of the split;
+    `metric` is the job's, on them.
     """
 
     recipe: Recipe
@@ -42,7 +43,7 @@ def deliver(run: Run, model: PreTrainedModel, recipe: Recipe, folder: Path) -> D
     inputs = bench_inputs(run.selection, batch_size=run.spec.target.batch_size)
     with probe(file, inputs, threads=run.threads) as running:
         logits = running.logits()
-    metric = run.task.metric(run.spec.metric, logits, run.selection.labels)
+    metric = run.scorer.score(run.scorer.marks(logits))
     return Delivered(recipe, file, loaded_bytes(file), logits, metric)
 
 

@@ -16,7 +16,7 @@ from worker.engine.measure.inputs import BenchInputs
 from worker.engine.measure.machine import describe
 from worker.engine.prepare import PreparedData, load_model, load_tokenizer
 from worker.engine.reporting import Reporter, Stage
-from worker.engine.tasks import TASKS, Split, Task
+from worker.engine.tasks import TASKS, Scorer, Split, Task
 from worker.engine.training import TeacherCache, augmented
 from worker.engine.workspace import Stopwatch, Workspace
 
@@ -55,6 +55,11 @@ class Run:
         return load_tokenizer(self.dense_folder)
 
     @cached_property
+    def scorer(self) -> Scorer:
+        """The job's score on the selection split."""
+        return Scorer(self.task, self.spec.metric, self.selection)
+
+    @cached_property
     def train(self) -> Split:
         return self.encoded("train")
 
@@ -81,7 +86,7 @@ class Run:
 
     def dense_model(self) -> PreTrainedModel:
         """A fresh copy of the dense model, in evaluation mode."""
-        model, _ = load_model(self.dense_folder, labels=self.data.labels, seed=self.spec.seed)
+        model, _ = load_model(self.dense_folder, self.task, labels=self.data.labels, seed=self.spec.seed)
         return model
 
     @cached_property
@@ -118,9 +123,9 @@ class Run:
         return "quantize" in self.spec.approximations and self.spec.target.runtime == "onnxruntime"
 
     def length(self) -> int:
-        """Tokens of one example of the target, as MACs count them: the mean of the data's, rounded."""
+        """Tokens of one sequence of the target, as MACs count them: the mean of the data's, rounded."""
         asked = self.spec.target.sequence_length
-        return round(float(self.selection.lengths.mean())) if asked == "data" else asked
+        return round(float(self.selection.sequence_lengths.mean())) if asked == "data" else asked
 
     @property
     def timing_seconds(self) -> float:
@@ -136,6 +141,7 @@ class Run:
             sequence_length=self.spec.target.sequence_length,
             pad_id=self.selection.pad_id,
             token_types=types,
+            choices=self.selection.choices,
             seed=self.spec.seed,
         )
 
@@ -150,11 +156,13 @@ class Run:
 def bench_inputs(split: Split, *, batch_size: int) -> BenchInputs:
     """All rows of a split in their order, as a target with that batch size meets them."""
     ids, types = token_rows(split)
-    return BenchInputs.in_order(ids, batch_size=batch_size, pad_id=split.pad_id, token_types=types)
+    return BenchInputs.in_order(
+        ids, batch_size=batch_size, pad_id=split.pad_id, token_types=types, choices=split.choices
+    )
 
 
 def token_rows(split: Split) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
-    """Token ids and token types row by row, unpadded; no types where the tokenizer makes none."""
+    """Token ids and token types sequence by sequence, unpadded; no types where the tokenizer makes none."""
     cuts = split.offsets[1:-1]
     types = None if split.segments is None else np.split(split.segments, cuts)
     return np.split(split.ids, cuts), types

@@ -10,6 +10,9 @@ from transformers import AutoModelForSequenceClassification
 from worker.engine.errors import ModelError
 from worker.engine.prepare import load_model, load_tokenizer
 from worker.engine.prepare.load import head_modules
+from worker.engine.tasks import TASKS
+
+TASK = TASKS["text-classification"]
 
 BATCH = {"input_ids": torch.tensor([[2, 7, 8, 9, 3]])}
 
@@ -37,10 +40,10 @@ def head_weights(model: torch.nn.Module) -> list[torch.Tensor]:
 
 def test_a_headless_encoder_gets_a_seeded_head(tiny_model: Path) -> None:
     labels = ("a", "b", "c")
-    model, trained = load_model(tiny_model, labels=labels, seed=3)
+    model, trained = load_model(tiny_model, TASK, labels=labels, seed=3)
     torch.manual_seed(1)
-    again, _ = load_model(tiny_model, labels=labels, seed=3)
-    other, _ = load_model(tiny_model, labels=labels, seed=4)
+    again, _ = load_model(tiny_model, TASK, labels=labels, seed=3)
+    other, _ = load_model(tiny_model, TASK, labels=labels, seed=4)
     assert not trained
     assert not model.training
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
@@ -50,7 +53,7 @@ def test_a_headless_encoder_gets_a_seeded_head(tiny_model: Path) -> None:
 
 def test_a_trained_head_is_put_in_the_data_s_order(tiny_model: Path, tmp_path: Path) -> None:
     saved = save_with_head(tiny_model, tmp_path / "m", ["Neutral", "POSITIVE", "negative"])
-    model, trained = load_model(tmp_path / "m", labels=("negative", "neutral", "positive"))
+    model, trained = load_model(tmp_path / "m", TASK, labels=("negative", "neutral", "positive"))
     assert trained
     torch.testing.assert_close(logits(model), logits(saved)[[2, 0, 1]])
     assert model.config.label2id == {"negative": 0, "neutral": 1, "positive": 2}
@@ -58,16 +61,16 @@ def test_a_trained_head_is_put_in_the_data_s_order(tiny_model: Path, tmp_path: P
 
 def test_generic_names_fit_numbered_labels_only(tiny_model: Path, tmp_path: Path) -> None:
     saved = save_with_head(tiny_model, tmp_path / "m", ["LABEL_0", "LABEL_1"])
-    model, trained = load_model(tmp_path / "m", labels=("0", "1"))
+    model, trained = load_model(tmp_path / "m", TASK, labels=("0", "1"))
     assert trained
     torch.testing.assert_close(logits(model), logits(saved))
     for labels in (("1", "2"), ("bad", "good"), ("0", "1", "2")):
-        assert not load_model(tmp_path / "m", labels=labels)[1]
+        assert not load_model(tmp_path / "m", TASK, labels=labels)[1]
 
 
 def test_a_head_for_other_labels_is_not_kept(tiny_model: Path, tmp_path: Path) -> None:
     save_with_head(tiny_model, tmp_path / "m", ["cat", "dog"])
-    model, trained = load_model(tmp_path / "m", labels=("cat", "cow"))
+    model, trained = load_model(tmp_path / "m", TASK, labels=("cat", "cow"))
     assert not trained
     assert float(model.classifier.bias.detach().abs().max()) == 0.0
 
@@ -78,7 +81,7 @@ def test_weights_that_are_missing(model_copy: Path) -> None:
     assert len(lacking) < len(weights)
     save_file(lacking, model_copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="do not fit its config"):
-        load_model(model_copy, labels=("a", "b"))
+        load_model(model_copy, TASK, labels=("a", "b"))
 
 
 def test_weights_of_another_shape(model_copy: Path) -> None:
@@ -87,7 +90,7 @@ def test_weights_of_another_shape(model_copy: Path) -> None:
     weights[name] = weights[name][:5].clone()
     save_file(weights, model_copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="another shape"):
-        load_model(model_copy, labels=("a", "b"))
+        load_model(model_copy, TASK, labels=("a", "b"))
 
 
 def test_weights_that_are_no_numbers(model_copy: Path) -> None:
@@ -96,7 +99,7 @@ def test_weights_that_are_no_numbers(model_copy: Path) -> None:
     weights[name][3, 3] = float("nan")
     save_file(weights, model_copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="finite"):
-        load_model(model_copy, labels=("a", "b"))
+        load_model(model_copy, TASK, labels=("a", "b"))
 
 
 def test_a_broken_tokenizer(model_copy: Path) -> None:

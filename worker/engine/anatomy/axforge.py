@@ -5,6 +5,12 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from worker.engine.anatomy.families import Family, LayerNames
+from worker.engine.anatomy.heads import Head
+from worker.engine.export.axforge_heads import (
+    AxforgeForMultipleChoice,
+    AxforgeForQuestionAnswering,
+    AxforgeForTokenClassification,
+)
 from worker.engine.export.modeling_axforge import AxforgeForSequenceClassification
 
 
@@ -48,4 +54,9 @@ AXFORGE = Family(
     head_dense="head.dense",
     head_out="head.out",
     variant=_variant,
+    other_heads={
+        "token": Head(AxforgeForTokenClassification, "head.out"),
+        "span": Head(AxforgeForQuestionAnswering, "head.out"),
+        "choice": Head(AxforgeForMultipleChoice, "head.out", "head.dense"),
+    },
 )

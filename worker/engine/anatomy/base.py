@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 
 from models.spec import Recipe, Step
 from worker.engine.anatomy.families import Family, LayerParts
+from worker.engine.anatomy.heads import Head, HeadKind
+from worker.engine.anatomy.heads import macs as head_macs
 from worker.engine.anatomy.masking import Gates, gated, masked
 from worker.engine.anatomy.shape import LayerShape, Shape
 from worker.engine.approximations import STRUCTURAL
@@ -33,6 +35,12 @@ class Anatomy:
     channels: int
     head_size: int
     hidden_size: int
+    kind: HeadKind = "sequence"
+
+    @property
+    def head(self) -> Head:
+        """What answers the task on top of the layers."""
+        return self.family.heads[self.kind]
 
     @cached_property
     def parts(self) -> tuple[LayerParts, ...]:
@@ -63,22 +71,22 @@ class Anatomy:
         """Parameters of the model that `sliced(model, shape)` returns, embeddings included."""
         outside: int = sum(
             parameter.numel()
-            for path in self.family.outside
+            for path in self.family.outside(self.kind)
             for parameter in self.model.get_submodule(path).parameters()
         )
         return outside + sum(self._layer_parameters(layer) for layer in self.checked(shape).layers)
 
     def macs(self, shape: Shape, length: int) -> int:
-        """Multiply-accumulates for one example of `length` tokens.
+        """Multiply-accumulates for one sequence of `length` tokens.
 
         A layer with h heads of size s, hidden width d and c channels takes
         length * (4 d h s + 2 d c) for its linear modules and 2 * length^2 * h s for scores and
-        context; the classifier d^2 + d * labels, on one token. Embeddings, norms, activations and
-        softmax multiply no matrices and count as 0. Hard attention saves none: it computes all
-        scores first.
+        context; a head that reads the first token d^2 + d * labels, one that reads all length * d * labels.
+        Embeddings, norms, activations and softmax multiply no matrices and count as 0. Hard attention
+        saves none: it computes all scores first.
         """
         width = self.hidden_size
-        total: int = width * (width + self.model.config.num_labels)
+        total = head_macs(self.kind, width, self.model.config.num_labels, length)
         for layer in self.checked(shape).layers:
             context = len(layer.heads) * self.head_size
             total += length * (4 * width * context + 2 * width * len(layer.channels))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from worker.engine.anatomy.heads import Head, HeadKind
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,11 @@ class LayerNames:
 
 @dataclass(frozen=True)
 class Family:
-    """A post-norm encoder architecture with a sequence-classification head.
+    """A post-norm encoder architecture, and the heads that its models may have.
 
     `embeddings`, `head_dense` and `head_out` are module paths: the embedding module, and the two
-    linear modules of the classifier. `layers` is the path of the list of layers.
+    linear modules of the sequence classifier. `layers` is the path of the list of layers.
+    `other_heads` are those besides sequence classification.
     `variant` gives the fields of `AxforgeConfig` that tell this family's forward pass from others.
     `channels_field` is the config's name for the FFN width.
     """
@@ -47,11 +50,21 @@ class Family:
     head_out: str
     variant: Callable[[PreTrainedConfig], Mapping[str, Any]]
     channels_field: str = "intermediate_size"
+    other_heads: Mapping[HeadKind, Head] = field(default_factory=dict)
 
     @property
-    def outside(self) -> tuple[str, str, str]:
-        """Module paths of what is not in a layer."""
-        return (self.embeddings, self.head_dense, self.head_out)
+    def heads(self) -> Mapping[HeadKind, Head]:
+        """All heads by their kind."""
+        return {"sequence": Head(self.model_class, self.head_out, self.head_dense), **self.other_heads}
+
+    def kind_of(self, model: PreTrainedModel) -> HeadKind | None:
+        """The kind of head that a model of this family has, or None where it is of no known class."""
+        known = (kind for kind, head in self.heads.items() if isinstance(model, head.model_class))
+        return next(known, None)
+
+    def outside(self, kind: HeadKind) -> tuple[str, ...]:
+        """Module paths of what is not in a layer, in a model with a head of that kind."""
+        return (self.embeddings, *self.heads[kind].modules)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def is_native(anatomy: Anatomy, shape: Shape) -> bool:
 def sliced(model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
     """A model of `shape` with the weights that `model` has for it, sharing no memory with it.
 
-    A stock `...ForSequenceClassification` if `is_native`, else an `AxforgeForSequenceClassification`.
+    A stock class with the same head if `is_native`, else one of the engine's own (`AxforgeFor...`).
     Its config's `axforge` says which elements of the dense model it holds, so it can be masked,
     gated and sliced further. Raises ValueError when `model` does not hold all of `shape`.
     """
@@ -47,7 +47,7 @@ def sliced(model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
 
 
 def as_axforge(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model as an `AxforgeForSequenceClassification`, whatever its shape."""
+    """The same model as one of the engine's own classes, whatever its shape."""
     anatomy = anatomy_of(model)
     return _build(anatomy, anatomy.full_shape(), native=False)
 
@@ -66,11 +66,11 @@ def _build(anatomy: Anatomy, shape: Shape, *, native: bool) -> PreTrainedModel:
         config.axforge = kept
     else:
         stock = _config(source)
-        variant = source_family.variant(stock)
+        variant = {**source_family.variant(stock), **source_family.heads[anatomy.kind].variant(stock)}
         family, config = AXFORGE, _axforge_config(anatomy, shape, variant, source, kept)
     _copy_labels(anatomy.model.config, config)
     with no_init_weights():
-        target = cast(PreTrainedModel, family.model_class(config))
+        target = cast(PreTrainedModel, family.heads[anatomy.kind].model_class(config))
     target.to(device=anatomy.model.device, dtype=anatomy.model.dtype)
     _copy_weights(anatomy, target, family, shape)
     target.train(anatomy.model.training)
@@ -132,7 +132,8 @@ def _copy_labels(source: PreTrainedConfig, target: PreTrainedConfig) -> None:
 
 
 def _copy_weights(anatomy: Anatomy, target: PreTrainedModel, family: Family, shape: Shape) -> None:
-    for path, target_path in zip(anatomy.family.outside, family.outside, strict=True):
+    paths = zip(anatomy.family.outside(anatomy.kind), family.outside(anatomy.kind), strict=True)
+    for path, target_path in paths:
         _copy(anatomy.model.get_submodule(path), target.get_submodule(target_path))
     held = anatomy.full_shape()
     sources = {part.index: part for part in anatomy.parts}

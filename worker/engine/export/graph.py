@@ -2,7 +2,7 @@
 
 Dense and approximated models go through the very same code. Two things make the graph faster than a
 traced one without changing what it computes: query, key and value are one matrix product, and
-the last layer works out only the first token, which is all that the classifier reads.
+the last layer works out only the first token where that is all that the head reads.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from worker.engine.export import graph_heads
 from worker.engine.export.modeling_axforge import (
     AxforgeAttention,
     AxforgeConfig,
     AxforgeEmbeddings,
-    AxforgeForSequenceClassification,
-    AxforgeHead,
+    AxforgeEncoder,
     AxforgeLayer,
 )
 
@@ -41,19 +41,22 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 """config.hidden_act: its ONNX operator and attributes."""
 
 
-def classifier_graph(model: AxforgeForSequenceClassification, inputs: Sequence[str]) -> onnx.ModelProto:
-    """Graph from int64 (batch, length) `inputs` to float32 "logits" (batch, labels).
+def model_graph(model: AxforgeEncoder, inputs: Sequence[str]) -> onnx.ModelProto:
+    """The graph of one of the engine's own models; see `graph_heads` for its inputs and outputs.
 
     `inputs` holds input_ids and attention_mask, and token_type_ids if the tokenizer gives them.
     """
     graph = EncoderGraph(model.config)
+    given = graph_heads.graph_inputs(model, inputs)
+    if graph_heads.head_kind(model) == "choice":
+        graph_heads.flatten_choices(graph, inputs)
     hidden = graph.embeddings(model.embeddings, with_token_types="token_type_ids" in inputs)
     layers = cast(Sequence[AxforgeLayer], model.layers)
+    first_only = graph_heads.reads_first_token_only(model)
     for number, layer in enumerate(layers):
-        hidden = graph.layer(f"layer.{number}", layer, hidden, first_only=number == len(layers) - 1)
-    graph.head(model.head, hidden)
-    given = [_value(name, TensorProto.INT64, ["batch", "length"]) for name in inputs]
-    return graph.model(given, [_value("logits", TensorProto.FLOAT, ["batch", model.config.num_labels])])
+        last = number == len(layers) - 1
+        hidden = graph.layer(f"layer.{number}", layer, hidden, first_only=first_only and last)
+    return graph.model(given, graph_heads.add_head(graph, model, hidden))
 
 
 def layers_graph(
@@ -82,6 +85,8 @@ class EncoderGraph:
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, onnx.TensorProto] = {}
         self._shared: dict[str, str] = {}
+        self.renamed: dict[str, str] = {}
+        """What nodes to come read in the place of a value."""
 
     def model(
         self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
@@ -107,7 +112,8 @@ class EncoderGraph:
         """A node with several outputs; those named "" get a name."""
         name = f"{operator}.{len(self._nodes)}"
         named = [output or f"{name}.{at}" for at, output in enumerate(outputs)]
-        self._nodes.append(helper.make_node(operator, inputs, named, name=name, domain=domain, **attributes))
+        read = [self.renamed.get(value, value) for value in inputs]
+        self._nodes.append(helper.make_node(operator, read, named, name=name, domain=domain, **attributes))
         return named
 
     def weight(self, name: str, value: Tensor | NDArray[Any]) -> str:
@@ -174,13 +180,6 @@ class EncoderGraph:
         inner = self.activation(self.config.hidden_act, inner)
         inner = self.linear(f"{name}.ffn_down", inner, layer.ffn_down)
         return self.norm(f"{name}.ffn_norm", layer.ffn_norm, inner, rows)
-
-    def head(self, module: AxforgeHead, hidden: str) -> None:
-        first = self.node("Gather", [hidden, self.weight("first", np.array(0, dtype=np.int64))], axis=1)
-        dense = self.activation(self.config.head_act, self.linear("head.dense", first, module.dense))
-        weight = self.weight("head.out.weight", module.out.weight.T)
-        bias = self.weight("head.out.bias", module.out.bias)
-        self.node("Add", [self.node("MatMul", [dense, weight]), bias], output="logits")
 
     def _positions(self, module: AxforgeEmbeddings) -> str:
         if module.offset is None:

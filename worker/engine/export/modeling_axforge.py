@@ -2,8 +2,8 @@
 """A post-norm encoder whose layers may differ: fewer heads, fewer FFN channels, blocks removed.
 
 Self-contained: it needs torch and transformers only, and travels inside exported model folders.
-Load such a folder with `AutoModelForSequenceClassification.from_pretrained(folder,
-trust_remote_code=True)`.
+Load such a folder with the auto class of its task, such as
+`AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)`.
 """
 
 from typing import Any
@@ -186,15 +186,15 @@ class AxforgeLayer(nn.Module):
 
 
 class AxforgeHead(nn.Module):
-    """Classifies by the first token: dense, activation, dropout, out."""
+    """Answers by the first token: dense, activation, dropout, out."""
 
-    def __init__(self, config: AxforgeConfig) -> None:
+    def __init__(self, config: AxforgeConfig, outputs: int) -> None:
         super().__init__()
         self.input_dropout = nn.Dropout(config.head_input_dropout)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ACT2FN[config.head_act]
         self.dropout = nn.Dropout(config.head_dropout)
-        self.out = nn.Linear(config.hidden_size, config.num_labels)
+        self.out = nn.Linear(config.hidden_size, outputs)
 
     def forward(self, hidden: Tensor) -> Tensor:
         first = self.input_dropout(hidden[:, 0])
@@ -213,21 +213,40 @@ class AxforgePreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
 
 
-class AxforgeForSequenceClassification(AxforgePreTrainedModel):
+class AxforgeEncoder(AxforgePreTrainedModel):
+    """Embeddings and layers; subclasses, here and in axforge_heads.py, put a head on them."""
+
     def __init__(self, config: AxforgeConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
         self.embeddings = AxforgeEmbeddings(config)
         kept = zip(config.layer_heads, config.layer_channels, config.layer_top_k, strict=True)
         self.layers = nn.ModuleList(AxforgeLayer(config, *layer) for layer in kept)
-        self.head = AxforgeHead(config)
-        self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings.word_embeddings = value
+
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """(batch, length, width): of the embeddings, then after every layer."""
+        hidden = self.embeddings(input_ids, token_type_ids)
+        mask = None if attention_mask is None else additive_mask(attention_mask, hidden.dtype)
+        states = [hidden]
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+            states.append(hidden)
+        return tuple(states)
+
+
+class AxforgeForSequenceClassification(AxforgeEncoder):
+    def __init__(self, config: AxforgeConfig) -> None:
+        super().__init__(config)
+        self.head = AxforgeHead(config, config.num_labels)
+        self.post_init()
 
     def forward(
         self,
@@ -239,17 +258,12 @@ class AxforgeForSequenceClassification(AxforgePreTrainedModel):
         return_dict: bool = True,
         **kwargs: Any,
     ) -> Any:
-        hidden = self.embeddings(input_ids, token_type_ids)
-        mask = None if attention_mask is None else additive_mask(attention_mask, hidden.dtype)
-        states = [hidden]
-        for layer in self.layers:
-            hidden = layer(hidden, mask)
-            states.append(hidden)
-        logits = self.head(hidden)
+        states = self.hidden_states(input_ids, attention_mask, token_type_ids)
+        logits = self.head(states[-1])
         output = SequenceClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
-            hidden_states=tuple(states) if output_hidden_states else None,
+            hidden_states=states if output_hidden_states else None,
         )
         return output if return_dict else output.to_tuple()
 

@@ -20,7 +20,7 @@ LEAST_PART = 0.01  # of the dense model's milliseconds, that any model is predic
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Of the dense model's encoder."""
+    """Of the dense model's encoder. `first_token_only`: its head reads no other token."""
 
     hidden_size: int
     head_size: int
@@ -28,6 +28,7 @@ class Dimensions:
     channels: int
     layers: int
     hidden_act: str = "gelu"
+    first_token_only: bool = True
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from worker.engine.anatomy.heads import READS_FIRST_TOKEN
 from worker.engine.measure.latency_table import Dimensions, LatencyTable
 from worker.engine.measure.table_measure import latency_table
 from worker.engine.run import Run
@@ -47,7 +48,14 @@ def _latency_table(run: Run) -> LatencyTable:
     return latency_table(
         dense,
         run.timed_inputs(),
-        Dimensions(anatomy.hidden_size, anatomy.head_size, anatomy.heads, anatomy.channels, anatomy.layers),
+        Dimensions(
+            anatomy.hidden_size,
+            anatomy.head_size,
+            anatomy.heads,
+            anatomy.channels,
+            anatomy.layers,
+            first_token_only=anatomy.kind in READS_FIRST_TOKEN,
+        ),
         threads=run.threads,
         delivered=whole,
         quantized=run.quantizes,
