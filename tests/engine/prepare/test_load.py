@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
+from models.spec import TaskName
+from tests.engine.export_models import tiny_model
+from worker.engine.anatomy import anatomy_of
+from worker.engine.anatomy.bert import BERT
+from worker.engine.anatomy.heads import HeadKind
 from worker.engine.errors import ModelError
 from worker.engine.prepare import load_model, load_tokenizer
 from worker.engine.prepare.load import head_modules
@@ -107,3 +113,53 @@ def test_a_broken_tokenizer(model_copy: Path) -> None:
     with pytest.raises(ModelError, match="tokenizer cannot be read") as raised:
         load_tokenizer(model_copy)
     assert str(model_copy) not in raised.value.message
+
+
+class TestHeads:
+    """Which heads of a checkpoint count as trained for a task."""
+
+    def saved(self, kind: HeadKind, folder: Path, **config: Any) -> Path:
+        model = tiny_model("bert", kind)
+        model.config.update(config)
+        model.save_pretrained(folder)
+        return folder
+
+    @pytest.mark.parametrize(
+        ("task", "kind", "labels"),
+        [
+            ("token-classification", "token", ("label 2", "label 0", "label 1")),
+            ("question-answering", "span", ("answer",)),
+            ("multiple-choice", "choice", ("A", "B")),
+        ],
+    )
+    def test_a_head_of_the_task_counts(
+        self, task: TaskName, kind: HeadKind, labels: tuple[str, ...], tmp_path: Path
+    ) -> None:
+        model, trained = load_model(self.saved(kind, tmp_path), TASKS[task], labels=labels)
+        assert trained
+        assert anatomy_of(model).kind == kind
+        plain, out = tiny_model("bert", kind), BERT.heads[kind].out
+        order = [2, 0, 1] if kind == "token" else range(len(plain.get_submodule(out).bias))
+        expected = plain.get_submodule(out).weight[list(order)]
+        assert torch.equal(model.get_submodule(out).weight, expected)
+
+    @pytest.mark.parametrize(
+        ("task", "kind"),
+        [
+            ("token-classification", "sequence"),
+            ("text-classification", "token"),
+            ("multiple-choice", "sequence"),
+            ("question-answering", "token"),
+            ("multi-label-classification", "sequence"),
+        ],
+    )
+    def test_a_head_of_another_task_does_not(self, task: TaskName, kind: HeadKind, tmp_path: Path) -> None:
+        labels = ("label 0", "label 1", "label 2")
+        assert not load_model(self.saved(kind, tmp_path), TASKS[task], labels=labels)[1]
+
+    def test_a_head_of_the_same_loss_does(self, tmp_path: Path) -> None:
+        labels = ("label 0", "label 1", "label 2")
+        folder = self.saved("sequence", tmp_path, problem_type="multi_label_classification")
+        model, trained = load_model(folder, TASKS["multi-label-classification"], labels=labels)
+        assert trained
+        assert model.config.problem_type == "multi_label_classification"

@@ -18,8 +18,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from models.spec.capabilities import ARCHITECTURES
+from worker.engine.anatomy import family_of
 from worker.engine.anatomy.heads import AUTO_CLASSES, HeadKind, kind_of
-from worker.engine.errors import ModelError
+from worker.engine.errors import ModelError, UnsupportedArchitecture
 from worker.engine.prepare.model_source import POINTER
 from worker.engine.tasks.base import Task
 
@@ -45,6 +46,12 @@ def load_model(
     """
     _quiet()
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if task.head not in family_of(config.model_type).heads:
+        raise UnsupportedArchitecture(
+            f"models of type {config.model_type!r} have no head for task {task.name}",
+            remedy="choose another task, or a base model of another architecture",
+            pointer="/task",
+        )
     order = _head_order(config, task, labels)
     _set_outputs(config, task, labels)
     with torch.random.fork_rng(devices=[]):
@@ -148,9 +155,11 @@ def _head_order(config: PreTrainedConfig, task: Task, labels: Sequence[str]) -> 
     kind = kind_of(config.architectures)
     if config.architectures and kind != task.head:
         return None
-    if task.head not in CLASSIFIERS or (task.problem_type == REGRESSION == config.problem_type):
+    if task.head not in CLASSIFIERS:
         return []
-    if task.problem_type in (MULTI_LABEL, REGRESSION) and config.problem_type != task.problem_type:
+    if task.problem_type == REGRESSION:
+        return [] if config.num_labels == 1 else None
+    if task.problem_type == MULTI_LABEL != config.problem_type:
         return None
     own = [str(config.id2label[row]).casefold() for row in sorted(config.id2label)]
     wanted = [label.casefold() for label in labels]
