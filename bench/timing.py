@@ -26,6 +26,7 @@ from worker.engine.measure.latency import TURN_SECONDS
 from worker.engine.measure.machine import usable_processors
 from worker.engine.measure.probing import ModelFile, probe
 from worker.engine.prepare import load_model, load_tokenizer
+from worker.engine.tasks import TASKS
 
 RESULTS = ROOT / "bench" / "results" / "timing.json"
 LABELS = 30
@@ -51,7 +52,8 @@ def main() -> None:
 
 def series(folder: Path, seconds: float) -> npt.NDArray[np.float64]:
     """Seconds since the start and milliseconds a call of both models, a row for each round."""
-    model, _ = load_model(base_model(), labels=[str(label) for label in range(LABELS)], seed=SEED)
+    task, labels = TASKS["text-classification"], [str(label) for label in range(LABELS)]
+    model, _ = load_model(base_model(), task, labels=labels, seed=SEED)
     tokenizer = load_tokenizer(base_model())
     recipes = {"dense": Recipe(), "int8": Recipe(steps=(Quantize(),))}
     for name, recipe in recipes.items():

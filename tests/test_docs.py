@@ -33,6 +33,8 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str
             default = "*required*"
         elif name == "approximations":
             default = "all of them"
+        elif name == "metric":
+            default = "the task's first"
         elif nested is not None:
             default = "`{}`"
         else:

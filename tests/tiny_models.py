@@ -26,6 +26,7 @@ def save_tiny_model(
     heads: int = 4,
     channels: int = 64,
     vocabulary: int = 500,
+    positions: int = 80,
     seed: int = 0,
 ) -> Path:
     """Save a headless encoder and a WordPiece tokenizer learned from `texts` to `folder`."""
@@ -33,7 +34,9 @@ def save_tiny_model(
     from transformers import AutoModel
 
     tokenizer = wordpiece_tokenizer(texts, vocabulary)
-    config = _config(architecture, layers, hidden, heads, channels, len(tokenizer), tokenizer.pad_token_id)
+    config = _config(
+        architecture, layers, hidden, heads, channels, len(tokenizer), tokenizer.pad_token_id, positions
+    )
     torch.manual_seed(seed)
     AutoModel.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -64,7 +67,14 @@ def wordpiece_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
 
 
 def _config(
-    architecture: Architecture, layers: int, hidden: int, heads: int, channels: int, vocabulary: int, pad: int
+    architecture: Architecture,
+    layers: int,
+    hidden: int,
+    heads: int,
+    channels: int,
+    vocabulary: int,
+    pad: int,
+    positions: int,
 ) -> Any:
     from transformers import BertConfig, DistilBertConfig, RobertaConfig
 
@@ -75,7 +85,7 @@ def _config(
             dim=hidden,
             n_heads=heads,
             hidden_dim=channels,
-            max_position_embeddings=80,
+            max_position_embeddings=positions,
             pad_token_id=pad,
         )
     kind = BertConfig if architecture == "bert" else RobertaConfig
@@ -85,6 +95,6 @@ def _config(
         hidden_size=hidden,
         num_attention_heads=heads,
         intermediate_size=channels,
-        max_position_embeddings=80,
+        max_position_embeddings=positions,
         pad_token_id=pad,
     )

@@ -52,6 +52,7 @@ class Capabilities(Resource):
     version: str
     tasks: list[str]
     metrics: list[str]
+    task_metrics: dict[str, list[str]] = Field(description="What each task is scored by, the default first.")
     architectures: list[str] = Field(description="`model_type`s of base models.")
     approximations: list[ApproximationInfo]
     strategies: list[StrategyInfo]

@@ -14,7 +14,7 @@ from app.context import Context
 from app.jobs.plan import may_name_paths
 from app.uploads.kinds import ENDINGS
 from app.version import VERSION
-from models.spec import Budget, ExportName, Focus, JobSpec, MetricName, Target, TaskName
+from models.spec import TASK_METRICS, Budget, ExportName, Focus, JobSpec, MetricName, Target, TaskName
 from models.spec.capabilities import ARCHITECTURES
 from models.spec.sources import ORIGINS
 from models.upload import UploadKind
@@ -27,6 +27,7 @@ def capabilities(context: Context, caller: Caller) -> Capabilities:
         version=VERSION,
         tasks=list(get_args(TaskName)),
         metrics=list(get_args(MetricName)),
+        task_metrics={task: list(metrics) for task, metrics in TASK_METRICS.items()},
         architectures=list(ARCHITECTURES),
         approximations=[_approximation(name, known) for name, known in APPROXIMATIONS.items()],
         strategies=[

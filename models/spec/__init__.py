@@ -16,9 +16,7 @@ from models.spec.job import (
     BaselineOptions,
     ExportName,
     JobSpec,
-    MetricName,
     StrategyName,
-    TaskName,
     TrainingOptions,
 )
 from models.spec.recipe import (
@@ -46,10 +44,14 @@ from models.spec.results import (
     Verdict,
 )
 from models.spec.sources import Columns, DatasetSource, ModelSource, Source
+from models.spec.tasks import TASK_COLUMNS, TASK_METRICS, TASKS, MetricName, TaskName
 
 __all__ = [
     "APPROXIMATIONS",
     "DEVICES",
+    "TASKS",
+    "TASK_COLUMNS",
+    "TASK_METRICS",
     "AccuracyConstraint",
     "ApproximationName",
     "BaselineOptions",

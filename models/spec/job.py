@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from models.spec.base import Document
 from models.spec.constraints import Budget, Constraints, Focus, Target
 from models.spec.sources import DatasetSource, ModelSource
+from models.spec.tasks import TASK_COLUMNS, TASK_METRICS, MetricName, TaskName
 
-TaskName = Literal["text-classification"]
-MetricName = Literal["accuracy", "f1", "matthews_correlation"]
 StrategyName = Literal["axformer"]
 ApproximationName = Literal[
     "prune_layers",
@@ -51,7 +50,10 @@ class JobSpec(Document):
     base_model: ModelSource
     task: TaskName = "text-classification"
     dataset: DatasetSource
-    metric: MetricName = "accuracy"
+    metric: MetricName = Field(
+        default_factory=lambda known: _default_metric(known),
+        description="What accuracy constraints bound; default: the task's first.",
+    )
     constraints: Constraints = Constraints()
     focus: Focus = "speed"
     target: Target = Target()
@@ -81,6 +83,27 @@ class JobSpec(Document):
         # YAML 1.1 reads a bare `off` as false.
         return "off" if value is False else value
 
+    @field_validator("dataset")
+    @classmethod
+    def _columns_of_the_task(cls, value: DatasetSource, known: ValidationInfo) -> DatasetSource:
+        parts = TASK_COLUMNS.get(known.data.get("task", ""))
+        given = value.columns.model_dump(exclude_none=True)
+        foreign = [name for name in given if parts is not None and name not in parts]
+        if foreign:
+            raise ValueError(
+                f"columns.{foreign[0]} means nothing to task {known.data['task']}; "
+                f"it reads {', '.join(parts or ())}"
+            )
+        return value
+
+    @field_validator("metric")
+    @classmethod
+    def _metric_of_the_task(cls, value: MetricName, known: ValidationInfo) -> MetricName:
+        metrics = TASK_METRICS.get(known.data.get("task", ""))
+        if metrics is not None and value not in metrics:
+            raise ValueError(f"task {known.data['task']} is scored by {', '.join(metrics)}")
+        return value
+
     @field_validator("approximations", "exports")
     @classmethod
     def _no_repeats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -109,3 +132,8 @@ class JobSpec(Document):
         return hashlib.sha256(
             json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
         ).hexdigest()
+
+
+def _default_metric(known: dict[str, Any]) -> MetricName:
+    """By the task; where that is none, whatever is answered will not be looked at."""
+    return TASK_METRICS.get(known.get("task", ""), ("accuracy",))[0]

@@ -56,16 +56,31 @@ class ModelSource(Source):
     """A pre-trained or fine-tuned transformer: a folder with config.json and *.safetensors."""
 
 
+ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
 class Columns(Document):
     """Which column of the data plays which part; what is left out is guessed and shown."""
 
-    text: str | None = Field(None, min_length=1, max_length=200)
-    text_pair: str | None = Field(None, min_length=1, max_length=200)
-    label: str | None = Field(None, min_length=1, max_length=200)
+    text: ColumnName | None = Field(None, description="The text; of multiple choice, what to choose for.")
+    text_pair: ColumnName | None = Field(None, description="The second text of a pair.")
+    label: ColumnName | None = Field(
+        None, description="The label, the score, the list of labels, or the list of the words' tags."
+    )
+    labels: tuple[ColumnName, ...] | None = Field(
+        None, min_length=2, max_length=10_000, description="Columns of 0 and 1, one for each label."
+    )
+    tokens: ColumnName | None = Field(None, description="The list of words that tags are for.")
+    question: ColumnName | None = Field(None, description="The question.")
+    context: ColumnName | None = Field(None, description="The text that holds the answer.")
+    answers: ColumnName | None = Field(None, description="Texts and starts of the answers, as in SQuAD.")
+    choices: ColumnName | tuple[ColumnName, ...] | None = Field(
+        None, description="The list of choices, or the columns of one choice each."
+    )
 
 
 class DatasetSource(Source):
-    """Rows with a text and a label, as csv, jsonl or parquet (each may be gzipped), or from the hub.
+    """Rows of the task's parts, as csv, jsonl or parquet (each may be gzipped), or from the hub.
 
     A folder, an archive or a hub data set is searched for files named after the splits
     (`train`, `validation` or `dev`, `test`); `train` and `holdout` name them otherwise.

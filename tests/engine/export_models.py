@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from models.spec import (
     HardAttention,
@@ -19,6 +19,7 @@ from models.spec import (
     Step,
 )
 from models.spec.ranges import as_ranges
+from worker.engine.anatomy.heads import AUTO_CLASSES, HeadKind, logits_of
 from worker.engine.anatomy.slicing import source_config
 
 LAYERS, HEADS, CHANNELS, HIDDEN, LABELS = 4, 4, 48, 32, 3
@@ -30,9 +31,8 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": HEADS,
     "intermediate_size": CHANNELS,
     "max_position_embeddings": 48,
-    "num_labels": LABELS,
 }
-COMMON = ("vocab_size", "max_position_embeddings", "num_labels")
+COMMON = ("vocab_size", "max_position_embeddings")
 
 
 OWN: dict[str, dict[str, Any]] = {
@@ -51,14 +51,20 @@ WITH_TOKEN_TYPES = ("bert", "electra", "albert")
 
 def tiny_classifier(family: str, seed: int = 0, **own: Any) -> PreTrainedModel:
     """A dense model whose weights are large enough that every element matters."""
+    return tiny_model(family, "sequence", seed, **own)
+
+
+def tiny_model(family: str, kind: HeadKind, seed: int = 0, **own: Any) -> PreTrainedModel:
+    """As `tiny_classifier`, with any head."""
     torch.manual_seed(seed)
+    labels = 2 if kind == "span" else LABELS
     sizes = SIZES if family != "distilbert" else {name: SIZES[name] for name in COMMON}
-    config = AutoConfig.for_model(family, **{**sizes, **OWN[family], **own})
-    model = AutoModelForSequenceClassification.from_config(config)
+    config = AutoConfig.for_model(family, **{**sizes, **OWN[family], "num_labels": labels, **own})
+    model = AUTO_CLASSES[kind].from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.15)
-    model.config.id2label = {index: f"label {index}" for index in range(LABELS)}
+    model.config.id2label = {index: f"label {index}" for index in range(labels)}
     model.config.label2id = {name: index for index, name in model.config.id2label.items()}
     return model.eval()
 
@@ -78,9 +84,14 @@ def padded_batch(model: PreTrainedModel, seed: int = 0) -> dict[str, torch.Tenso
     return batch
 
 
+def stacked(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch as one example of three choices, and a second one of the same in another order."""
+    return {name: torch.stack((values, values[[2, 0, 1]])) for name, values in batch.items()}
+
+
 def logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.no_grad():
-        return model(**batch).logits
+        return logits_of(model(**batch))
 
 
 def random_recipe(

@@ -73,9 +73,9 @@ def test_rows_are_chosen_by_the_training_split_alone(finished: tuple[RunResult, 
     def words(texts: Any) -> set[int]:
         return {token for row in dense(list(texts))["input_ids"] for token in row}
 
-    assert words(data.train().texts) <= rows
-    assert words(data.selection().texts) - rows
-    assert words(data.holdout().texts) - rows
+    assert words(data.train()["text"]) <= rows
+    assert words(data.selection()["text"]) - rows
+    assert words(data.holdout()["text"]) - rows
 
 
 def test_the_certificate_is_of_the_delivered_tokenizer(
@@ -88,7 +88,7 @@ def test_the_certificate_is_of_the_delivered_tokenizer(
     names = [given.name for given in session.get_inputs()]
     holdout = PreparedData.load(workdir / "prepare" / "data").holdout()
     right = 0
-    for text, label in zip(holdout.texts, holdout.labels, strict=True):
+    for text, label in zip(holdout["text"], holdout["label"], strict=True):
         encoded = tokenizer.encode(text)
         values = {
             "input_ids": encoded.ids,

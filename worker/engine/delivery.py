@@ -22,7 +22,8 @@ from worker.engine.run import Run
 class Delivered:
     """A file in the target's runtime, its bytes, and what it answers on the selection split.
 
-    `logits` (rows, labels) in the order of the split; `metric` is the job's, on them.
+    `logits` (rows, outputs), or (tokens, outputs) of heads that answer by token, in the order of the split;
+    `metric` is the job's, on them.
     """
 
     recipe: Recipe
@@ -48,7 +49,7 @@ def deliver(
     inputs = bench_inputs(origin.selection, batch_size=run.spec.target.batch_size)
     with probe(file, inputs, threads=run.threads) as running:
         logits = running.logits()
-    metric = run.task.metric(run.spec.metric, logits, origin.selection.labels)
+    metric = origin.scorer.score(origin.scorer.marks(logits))
     return Delivered(recipe, file, loaded_bytes(file), logits, metric)
 
 

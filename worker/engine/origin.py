@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from worker.engine.anatomy import Anatomy, anatomy_of
 from worker.engine.measure.inputs import BenchInputs
 from worker.engine.prepare import load_model, load_tokenizer
-from worker.engine.tasks import Rows, Split
+from worker.engine.tasks import Rows, Scorer, Split
 
 if TYPE_CHECKING:
     from worker.engine.run import Run
@@ -33,7 +33,7 @@ class Origin:
     def anatomy(self) -> Anatomy:
         """The model's anatomy, on the run's device, in evaluation mode."""
         run = self._run
-        model, _ = load_model(self.folder, labels=run.data.labels, seed=run.spec.seed)
+        model, _ = load_model(self.folder, run.task, labels=run.data.labels, seed=run.spec.seed)
         model.to(run.device.torch_device)
         return anatomy_of(model)
 
@@ -45,19 +45,24 @@ class Origin:
     def selection(self) -> Split:
         return self.encoded(self._run.data.selection())
 
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The job's score on the selection split."""
+        return Scorer(self._run.task, self._run.spec.metric, self.selection)
+
     def encoded(self, rows: Rows) -> Split:
         """The rows as this tokenizer's ids."""
         return self._run.task.encode(rows, self.tokenizer, max_length=self._run.max_length)
 
     def length(self) -> int:
-        """Tokens of one example of the target, as MACs count them: the mean of the data's, rounded."""
+        """Tokens of one sequence of the target, as MACs count them: the mean of the data's, rounded."""
         asked = self._run.spec.target.sequence_length
-        return round(float(self.selection.lengths.mean())) if asked == "data" else asked
+        return round(float(self.selection.sequence_lengths.mean())) if asked == "data" else asked
 
     def timed_inputs(self) -> BenchInputs:
         """Selection rows as the target meets them, for measurements before the certificate.
 
-        The same rows for every origin of a run.
+        The same rows for every origin of a run, where these are cut into as many sequences.
         """
         target, (ids, types) = self._run.spec.target, token_rows(self.selection)
         return BenchInputs.sample(
@@ -66,6 +71,7 @@ class Origin:
             sequence_length=target.sequence_length,
             pad_id=self.selection.pad_id,
             token_types=types,
+            choices=self.selection.choices,
             seed=self._run.spec.seed,
         )
 
@@ -73,11 +79,13 @@ class Origin:
 def bench_inputs(split: Split, *, batch_size: int) -> BenchInputs:
     """All rows of a split in their order, as a target with that batch size meets them."""
     ids, types = token_rows(split)
-    return BenchInputs.in_order(ids, batch_size=batch_size, pad_id=split.pad_id, token_types=types)
+    return BenchInputs.in_order(
+        ids, batch_size=batch_size, pad_id=split.pad_id, token_types=types, choices=split.choices
+    )
 
 
 def token_rows(split: Split) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
-    """Token ids and token types row by row, unpadded; no types where the tokenizer makes none."""
+    """Token ids and token types sequence by sequence, unpadded; no types where the tokenizer makes none."""
     cuts = split.offsets[1:-1]
     types = None if split.segments is None else np.split(split.segments, cuts)
     return np.split(split.ids, cuts), types

@@ -9,6 +9,7 @@ from typing import Any
 
 from models.spec import Certificate, JobSpec
 from worker.engine.crew import Crew
+from worker.engine.measure.holdout_report import REPORT_FILE
 from worker.engine.memory import give_back
 from worker.engine.reporting import FINISHED, STAGES, STARTED, Reporter, Stage
 from worker.engine.run import Run
@@ -81,6 +82,7 @@ def _result(job: Run) -> RunResult:
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     files |= {
         "certificate.json": certificate_file,
+        REPORT_FILE: job.workspace.folder("certify") / REPORT_FILE,
         "significance.json": job.workspace.folder("analyse") / "significance.json",
     }
     return RunResult(

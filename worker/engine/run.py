@@ -16,7 +16,7 @@ from worker.engine.measure.machine import describe
 from worker.engine.origin import Origin
 from worker.engine.prepare import PreparedData
 from worker.engine.reporting import Reporter, Stage
-from worker.engine.tasks import TASKS, Split, Task
+from worker.engine.tasks import TASKS, Scorer, Split, Task
 from worker.engine.training import TeacherCache, augmented
 from worker.engine.workspace import Stopwatch, Workspace
 
@@ -73,6 +73,11 @@ class Run:
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.origin.tokenizer
+
+    @property
+    def scorer(self) -> Scorer:
+        """The job's score on the selection split."""
+        return self.origin.scorer
 
     @property
     def train(self) -> Split:

@@ -170,14 +170,25 @@ class Columns(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    label: str | None = None
-    text: str | None = None
-    text_pair: str | None = None
+    answers: Annotated[str | None, Field(description="Texts and starts of the answers, as in SQuAD.")] = None
+    choices: Annotated[
+        str | list[str] | None, Field(description="The list of choices, or the columns of one choice each.")
+    ] = None
+    context: Annotated[str | None, Field(description="The text that holds the answer.")] = None
+    label: Annotated[
+        str | None,
+        Field(description="The label, the score, the list of labels, or the list of the words' tags."),
+    ] = None
+    labels: Annotated[list[str] | None, Field(description="Columns of 0 and 1, one for each label.")] = None
+    question: Annotated[str | None, Field(description="The question.")] = None
+    text: Annotated[str | None, Field(description="The text; of multiple choice, what to choose for.")] = None
+    text_pair: Annotated[str | None, Field(description="The second text of a pair.")] = None
+    tokens: Annotated[str | None, Field(description="The list of words that tags are for.")] = None
 
 
 class DatasetSource(BaseModel):
     """
-    Rows with a text and a label, as csv, jsonl or parquet (each may be gzipped), or from the hub.
+    Rows of the task's parts, as csv, jsonl or parquet (each may be gzipped), or from the hub.
 
     A folder, an archive or a hub data set is searched for files named after the splits
     (`train`, `validation` or `dev`, `test`); `train` and `holdout` name them otherwise.
@@ -758,6 +769,9 @@ class Capabilities(BaseModel):
     sources: Annotated[list[str], Field(description="Where models and data may come from.")]
     stages: list[str]
     strategies: list[StrategyInfo]
+    task_metrics: Annotated[
+        dict[str, list[str]], Field(description="What each task is scored by, the default first.")
+    ]
     tasks: list[str]
     uploads: UploadKinds
     version: str
@@ -822,7 +836,9 @@ class JobSpec(BaseModel):
     ] = None
     focus: str | None = "speed"
     metadata: Annotated[dict[str, str] | None, Field(description="Up to 16 pairs of your own.")] = None
-    metric: str | None = "accuracy"
+    metric: Annotated[
+        str | None, Field(description="What accuracy constraints bound; default: the task's first.")
+    ] = None
     name: str | None = "job"
     recovery: Annotated[
         TrainingOptions | str | None,

@@ -20,10 +20,12 @@ from models.spec import (
     Quantize,
     Ratios,
     Recipe,
+    TaskName,
 )
-from tests.engine.export_models import tiny_classifier
+from tests.engine.export_models import tiny_classifier, tiny_model
 from tests.tiny_models import wordpiece_tokenizer
 from worker.engine.anatomy import anatomy_of
+from worker.engine.anatomy.heads import HeadKind
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.export.card import CardFacts, card_text, write_card
 from worker.engine.export.onnx import save_onnx_folder
@@ -132,3 +134,43 @@ def test_snippets_run(
     capsys.readouterr()
     exec(snippet.replace("PATH/TO/THIS/FOLDER", str(tmp_path)), {})
     assert "label " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("export", ["native", "remote_code", "onnx"])
+@pytest.mark.parametrize(
+    ("task", "kind", "said"),
+    [
+        ("multi-label-classification", "sequence", "label "),
+        ("regression", "sequence", ""),
+        ("token-classification", "token", "label "),
+        ("question-answering", "span", ""),
+        ("multiple-choice", "choice", "choice"),
+    ],
+)
+def test_snippets_of_other_tasks_run(
+    task: TaskName,
+    kind: HeadKind,
+    said: str,
+    export: Loadable,
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dense = tiny_model("bert", kind)
+    step = PruneHeads(layer=0, heads=(1,)) if export == "remote_code" else PruneLayers(layers=(0,))
+    model = sliced(dense, anatomy_of(dense).shape(Recipe(steps=(step,))))
+    if export == "onnx":
+        save_onnx_folder(model, tokenizer, tmp_path, max_length=32)
+    else:
+        assert save_folder(model, tokenizer, tmp_path) == export
+    facts = CardFacts("a", "b", "c", ["d"], task=task)
+    text = card_text(certificate(export), facts, "onnx" if export == "onnx" else "safetensors")
+    front = yaml.safe_load(text.split("---\n")[1])
+    expected = task if kind != "sequence" else "text-classification"
+    assert front["pipeline_tag"] == expected
+    snippet = text.partition("```python\n")[2].partition("```")[0]
+    capsys.readouterr()
+    exec(snippet.replace("PATH/TO/THIS/FOLDER", str(tmp_path)), {})
+    printed = capsys.readouterr().out
+    assert printed.strip() or task == "question-answering"
+    assert said in printed

@@ -129,7 +129,7 @@ def test_layer_stacks_have_the_form_of_the_real_export(
     )
     whole, alone = operators(tmp_path / "whole.onnx"), operators(stack)
     assert whole["Attention"] + whole["MultiHeadAttention"] == LAYERS
-    outside = 2 + ("projection" in anatomy.family.outside(dense))
+    outside = 2 + ("projection" in anatomy.outside)
     assert whole["MatMul"] == alone["MatMul"] + outside
     for operator in ("Attention", "MultiHeadAttention", "SkipLayerNormalization", "Split", "Concat", "Cos"):
         assert whole[operator] == alone[operator], operator

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from worker.engine.tasks import TASKS, Scorer, Split
+
 
 def write_classifier(
     path: Path, *, products: int = 1, width: int = 32, classes: int = 3, seed: int = 0
@@ -50,3 +52,10 @@ def token_rows(rows: int, *, seed: int = 0, longest: int = 12) -> list[list[int]
     """Ragged token ids below 50."""
     rng = np.random.default_rng(seed)
     return [rng.integers(1, 50, size=rng.integers(2, longest + 1)).tolist() for _ in range(rows)]
+
+
+def scorer(rows: list[list[int]], labels: np.ndarray, metric: str = "accuracy") -> Scorer:
+    """The score of a classifier on `rows` whose right classes are `labels`."""
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    split = Split(np.concatenate([np.asarray(row) for row in rows]), offsets, labels, pad_id=0)
+    return Scorer(TASKS["text-classification"], metric, split)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from sklearn.metrics import f1_score
 
 from models.spec import Certificate, JobSpec, PruneLayers, Recipe
-from tests.engine.measure.graphs import token_rows, write_classifier
+from tests.engine.measure.graphs import scorer, token_rows, write_classifier
 from worker.engine.errors import Stopped
 from worker.engine.measure.certificate import CertifiedModel, CertifyInputs, Holdout, certify
 from worker.engine.measure.errors import MeasurementError
@@ -24,10 +25,6 @@ KEYS = {
     *("runtime", "versions", "seed", "spec_digest", "artifacts"),
 }
 MODEL_KEYS = {"metric", "latency_ms", "throughput", "size_bytes", "parameters", "macs"}
-
-
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    return float((logits.argmax(axis=1) == labels).mean())
 
 
 def spec(metric: str = "accuracy", **constraints: Any) -> JobSpec:
@@ -71,8 +68,7 @@ def inputs(folder: Path, job: JobSpec, **changes: Any) -> CertifyInputs:
         "recipe": Recipe(steps=(PruneLayers(layers=(1,)),)),
         "dense": CertifiedModel(ModelFile(folder / "dense.onnx"), parameters=1000, macs=400),
         "optimized": CertifiedModel(ModelFile(folder / "onnx" / "model.onnx"), parameters=100, macs=40),
-        "holdout": Holdout(rows, labels),
-        "metric": accuracy,
+        "holdout": Holdout(rows, scorer(rows, labels, job.metric)),
         "artifacts": exported_files(folder),
         "loadable": "onnx",
         **changes,
@@ -84,7 +80,7 @@ def inputs(folder: Path, job: JobSpec, **changes: Any) -> CertifyInputs:
 def certified(folder: Path) -> tuple[CertifyInputs, Certificate]:
     job = spec(accuracy={"max_relative_drop": 0.01}, size={"min_reduction": 5.0}, speed={"min_speedup": 1.2})
     given = inputs(folder, job)
-    return given, certify(given, seconds=2.0)
+    return given, certify(given, seconds=2.0).certificate
 
 
 def test_the_keys_are_the_promised_ones(certified: tuple[CertifyInputs, Certificate]) -> None:
@@ -101,7 +97,7 @@ def test_the_keys_are_the_promised_ones(certified: tuple[CertifyInputs, Certific
 def test_numbers_are_those_of_the_files(certified: tuple[CertifyInputs, Certificate], folder: Path) -> None:
     given, certificate = certified
     holdout = given.holdout
-    right = predictions(folder / "onnx" / "model.onnx", token_rows(60)) == holdout.labels
+    right = predictions(folder / "onnx" / "model.onnx", token_rows(60)) == holdout.scorer.split.labels
     assert certificate.dense.metric.value == pytest.approx(57 / 60)
     assert certificate.optimized.metric.value == pytest.approx(right.mean())
     assert certificate.ratios.relative_drop == pytest.approx(1 - right.mean() / (57 / 60))
@@ -152,17 +148,15 @@ def test_the_table_shows_what_was_measured(certified: tuple[CertifyInputs, Certi
 
 
 def test_another_metric_goes_through_the_task_s_function(folder: Path) -> None:
-    def share_of_class_zero(logits: np.ndarray, labels: np.ndarray) -> float:
-        return float((logits.argmax(axis=1) == 0).mean())
-
     job = spec("f1", accuracy={"min": 0.0}, speed={"min_speedup": 100.0})
-    certificate = certify(
-        inputs(folder, job, metric=share_of_class_zero, proved_infeasible=True), seconds=0.5
-    )
-    expected = (predictions(folder / "dense.onnx", token_rows(60)) == 0).mean()
-    assert certificate.dense.metric.name == "f1"
-    assert certificate.dense.metric.value == pytest.approx(expected)
-    assert certificate.verdict == "infeasible"
+    given = inputs(folder, job, proved_infeasible=True)
+    issued = certify(given, seconds=0.5)
+    answered = predictions(folder / "dense.onnx", token_rows(60))
+    labels = given.holdout.scorer.split.labels
+    assert issued.certificate.dense.metric.name == "f1"
+    assert issued.certificate.dense.metric.value == pytest.approx(f1_score(labels, answered, average="macro"))
+    assert issued.certificate.verdict == "infeasible"
+    assert issued.dense_logits.argmax(axis=1).tolist() == answered.tolist()
 
 
 def test_logits_that_are_no_numbers_are_not_certified(folder: Path, tmp_path: Path) -> None:

@@ -5,33 +5,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.engine.measure.intervals import bootstrap_accuracy, bootstrap_metric, relative_drop
+from worker.engine.measure.intervals import bootstrap_accuracy, bootstrap_score, relative_drop
+from worker.engine.tasks import Marks
 
 
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    return float((logits.argmax(axis=1) == labels).mean())
+def accuracy(marks: Marks) -> float:
+    return float((marks.values[:, 0] == marks.values[:, 1]).mean())
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 60), st.integers(2, 5), st.integers(0, 1000))
 def test_the_same_logits_have_an_interval_of_no_width_at_no_drop(rows: int, classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    logits = rng.standard_normal((rows, classes)).astype(np.float32)
-    labels = rng.integers(classes, size=rows)
-    paired = bootstrap_metric(accuracy, labels, logits, logits.copy(), resamples=50, seed=seed)
+    marks = Marks(rng.integers(classes, size=(rows, 2)).astype(np.float64))
+    paired = bootstrap_score(accuracy, marks, Marks(marks.values.copy()), resamples=50, seed=seed)
     assert paired.relative_drop == paired.absolute_drop == 0.0
     assert paired.relative_drop_interval() == paired.absolute_drop_interval() == (0.0, 0.0)
-    right = logits.argmax(axis=1) == labels
+    right = marks.values[:, 0] == marks.values[:, 1]
     assert bootstrap_accuracy(right, right, seed=seed).relative_drop_interval() == (0.0, 0.0)
 
 
 def test_counts_give_the_interval_that_resampled_rows_give() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=400)
-    dense = np.eye(3, dtype=np.float32)[np.where(rng.random(400) < 0.9, labels, (labels + 1) % 3)]
-    optimized = np.eye(3, dtype=np.float32)[np.where(rng.random(400) < 0.85, labels, (labels + 2) % 3)]
-    fast = bootstrap_accuracy(dense.argmax(1) == labels, optimized.argmax(1) == labels)
-    slow = bootstrap_metric(accuracy, labels, dense, optimized, resamples=4000)
+    dense = np.where(rng.random(400) < 0.9, labels, (labels + 1) % 3)
+    optimized = np.where(rng.random(400) < 0.85, labels, (labels + 2) % 3)
+    fast = bootstrap_accuracy(dense == labels, optimized == labels)
+    marks = (Marks(np.stack([answers, labels], axis=1).astype(np.float64)) for answers in (dense, optimized))
+    slow = bootstrap_score(accuracy, *marks, resamples=4000)
     assert fast.dense == slow.dense
     assert fast.optimized == slow.optimized
     for mine, theirs in (

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from models.spec import JobSpec, PruneLayers, Recipe
+from tests.engine.measure.graphs import scorer
 from tests.tiny_models import save_tiny_model
 from worker.engine.anatomy import anatomy_of
 from worker.engine.anatomy.slicing import sliced
@@ -88,13 +89,12 @@ def test_a_model_of_one_layer_of_six_is_certified_as_faster(exports: Path, rows:
             recipe=RECIPE,
             dense=dense,
             optimized=optimized,
-            holdout=Holdout(rows, labels),
-            metric=lambda logits, truth: float((logits.argmax(axis=1) == truth).mean()),
+            holdout=Holdout(rows, scorer(rows, labels)),
             artifacts=exported_files(exports / "optimized"),
             loadable="native",
         ),
         seconds=1.0,
-    )
+    ).certificate
     assert certificate.dense.metric.value == 1.0
     assert certificate.ratios.speedup > 1.5
     assert certificate.ratios.size_reduction > 2.0

@@ -41,7 +41,7 @@ def write_as(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def all_texts(data: PreparedData) -> dict[str, list[str]]:
     splits = {"train": data.train(), "selection": data.selection(), "holdout": data.holdout()}
-    return {name: list(rows.texts) for name, rows in splits.items()}
+    return {name: list(rows["text"]) for name, rows in splits.items()}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz", "jsonl", "jsonl.gz", "parquet"])
@@ -57,7 +57,7 @@ def test_every_format_gives_the_same_rows(suffix: str, tmp_path: Path, prepare: 
     assert sorted(texts["train"] + texts["selection"]) == sorted(row["text"] for row in topic_rows(200))
     assert texts["holdout"] == [row["text"] for row in topic_rows(40, offset=200)]
     expected = [data.labels.index(row["label"]) for row in topic_rows(40, offset=200)]
-    assert data.holdout().labels.tolist() == expected
+    assert data.holdout()["label"] == expected
 
 
 def test_what_is_written_can_be_read_back(tmp_path: Path, prepare: Prepare) -> None:
@@ -173,7 +173,7 @@ class TestSplits:
         rows = topic_rows(970) + [{"text": f"rare {i}", "label": "food"} for i in range(30)]
         data = prepare(folder_of(tmp_path / "data", train=rows, test=topic_rows(20)), max_train_rows=200)
         assert data.rows["train"] + data.rows["selection"] == 200
-        counts = np.bincount(np.concatenate([data.train().labels, data.selection().labels]))
+        counts = np.bincount(np.concatenate([data.train()["label"], data.selection()["label"]]))
         assert counts.tolist() == [6, 97, 97]
 
 
@@ -206,8 +206,8 @@ class TestColumns:
         rows = [row(number) for number in range(60)]
         data = prepare(folder_of(tmp_path / "data", train=rows, test=rows[:10]))
         assert data.columns == Columns(text=text, text_pair=pair, label=label)
-        assert data.train().texts[0].startswith(text)
-        assert (data.train().pairs is None) == (pair is None)
+        assert data.train()["text"][0].startswith(text)
+        assert ("text_pair" in data.train()) == (pair is not None)
         told = next(more for kind, _, more in events if kind == "dataset.columns")
         assert (told["text"], told["text_pair"], told["label"]) == (text, pair, label)
 
@@ -218,7 +218,7 @@ class TestColumns:
         columns = Columns(text="note", label="tone")
         data = prepare(folder_of(tmp_path / "data", train=rows, test=rows[:9]), columns=columns)
         assert data.labels == ("a", "b")
-        assert data.train().texts[0].startswith("x")
+        assert data.train()["text"][0].startswith("x")
 
     @pytest.mark.parametrize(
         ("names", "pointer"),
@@ -433,4 +433,4 @@ def test_banking77_is_prepared_whole(banking77_path: Path, prepare: Prepare) -> 
     assert len(data.labels) == 77
     assert data.rows["holdout"] == 3080
     assert data.rows["train"] + data.rows["selection"] == 10003
-    assert set(data.selection().labels) == set(range(77))
+    assert set(data.selection()["label"]) == set(range(77))

@@ -60,7 +60,7 @@ def losses(anatomy: Anatomy, shape: Shape, split: Split) -> np.ndarray:
     batch = split.batch(np.arange(len(split)))
     with torch.no_grad(), anatomy.masked(shape):
         logits = anatomy.model(**batch.inputs).logits
-    return TASK.losses(logits, batch.labels).numpy()
+    return TASK.losses(logits, batch).numpy()
 
 
 def test_gate_gradients_are_those_of_each_row_alone(anatomy: Anatomy, split: Split) -> None:

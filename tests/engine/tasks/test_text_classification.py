@@ -19,6 +19,11 @@ PAIRS = ["with a second", "and another", "text", "that follows it"]
 LABELS = np.array([0, 1, 1, 0])
 
 
+def rows(pairs: list[str] | None) -> Rows:
+    parts = {"text": TEXTS, "label": LABELS.tolist()} | ({} if pairs is None else {"text_pair": pairs})
+    return Rows(parts, ("no", "yes"))
+
+
 @pytest.fixture(scope="module", params=["bert", "distilbert", "roberta"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     architecture: Architecture = request.param
@@ -29,8 +34,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("pairs", [None, PAIRS])
 def test_results_do_not_depend_on_how_rows_are_batched(folder: Path, pairs: list[str] | None) -> None:
-    model, _ = load_model(folder, labels=("no", "yes"))
-    split = TASK.encode(Rows(TEXTS, pairs, LABELS), load_tokenizer(folder), max_length=40)
+    model, _ = load_model(folder, TASK, labels=("no", "yes"))
+    split = TASK.encode(rows(pairs), load_tokenizer(folder), max_length=40)
     device = Device.pick("cpu", threads=1)
     one = evaluate(model, split, TASK, batch_size=1, device=device)
     all_at_once = evaluate(model, split, TASK, batch_size=4, device=device)
@@ -54,20 +59,20 @@ def test_segments_are_made_by_tokenizers_that_do_for_models_that_know_them(
     file = tmp_path / "model" / "tokenizer_config.json"
     names = ["input_ids", *["token_type_ids"] * made, "attention_mask"]
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_input_names": names}))
-    split = TASK.encode(Rows(TEXTS, PAIRS, LABELS), load_tokenizer(tmp_path / "model"), max_length=40)
+    split = TASK.encode(rows(PAIRS), load_tokenizer(tmp_path / "model"), max_length=40)
     assert (split.segments is not None) == (made and not folder.parent.name.startswith("distilbert"))
     if split.segments is not None:
         assert set(split.segments.tolist()) == {0, 1}
 
 
 def test_long_rows_are_cut(folder: Path) -> None:
-    split = TASK.encode(Rows(TEXTS, PAIRS, LABELS), load_tokenizer(folder), max_length=8)
+    split = TASK.encode(rows(PAIRS), load_tokenizer(folder), max_length=8)
     assert split.lengths.max() == 8
 
 
 def test_an_empty_split_cannot_be_judged(folder: Path) -> None:
-    model, _ = load_model(folder, labels=("no", "yes"))
-    split = TASK.encode(Rows(TEXTS, None, LABELS), load_tokenizer(folder), max_length=8)
+    model, _ = load_model(folder, TASK, labels=("no", "yes"))
+    split = TASK.encode(rows(None), load_tokenizer(folder), max_length=8)
     with pytest.raises(ValueError, match="no rows"):
         evaluate(
             model,

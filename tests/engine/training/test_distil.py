@@ -10,8 +10,8 @@ from tests.engine.training.conftest import CLASSES, Keywords, tiny_bert
 from worker.engine.anatomy import LayerShape, Shape, anatomy_of
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.tasks import evaluate
+from worker.engine.tasks.losses import soft_loss
 from worker.engine.training import DistilOptions, FitOptions, TeacherCache, distil, fine_tune, matched_layers
-from worker.engine.training.distil import soft_loss
 
 QUICK = DistilOptions(epochs=4, learning_rate=3e-3, precision="fp32", patience=None)
 
@@ -112,11 +112,11 @@ def test_cache_holds_what_the_teacher_answers_within_its_bounds(
     )
     assert cache.layers == [1, 3]
     expected = evaluate(teacher, split, keywords.task, batch_size=64, device=keywords.device)
-    everything = cache.answers(np.arange(len(split)))
+    everything = cache.answers(split.batch(np.arange(len(split))))
     np.testing.assert_allclose(everything.logits.numpy(), expected.logits, atol=1e-6)
     with torch.no_grad():
         output = teacher(**split.batch(np.array([7])).inputs, output_hidden_states=True)
-    held = cache.answers(np.array([7])).hidden[3]
+    held = cache.answers(split.batch(np.array([7]))).hidden[3]
     np.testing.assert_allclose(held.float().numpy(), output.hidden_states[4][0].numpy(), atol=2e-2)
 
 
@@ -129,8 +129,8 @@ def test_the_teacher_works_each_row_out_once_and_only_when_asked(
     )
     cache = TeacherCache(teacher, keywords.selection, [], device=keywords.device, precision="fp32")
     assert asked == []
-    first = cache.answers(np.array([5, 2])).logits
-    again = cache.answers(np.array([2, 9, 5])).logits
+    first = cache.answers(keywords.selection.batch(np.array([5, 2]))).logits
+    again = cache.answers(keywords.selection.batch(np.array([2, 9, 5]))).logits
     watch.remove()
     assert asked == [2, 1]
     assert torch.equal(again[[2, 0]], first)

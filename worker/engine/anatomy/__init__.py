@@ -88,15 +88,17 @@ def ensure_supported(config: dict[str, Any]) -> None:
 
 
 def anatomy_of(model: PreTrainedModel) -> Anatomy:
-    """The anatomy of a sequence classifier: dense, or sliced by the engine before.
+    """The anatomy of a model with a head: dense, or sliced by the engine before.
 
     Raises UnsupportedArchitecture, naming what is supported.
     """
     family = FAMILIES.get(model.config.model_type)
-    if family is None or not isinstance(model, family.model_class):
+    kind = None if family is None else family.kind_of(model)
+    if family is None or kind is None:
         raise _unsupported(f"the engine has no anatomy for {type(model).__name__}")
     family.unroll(model)
-    return Anatomy(model, family, **dense_sizes(model.config, family), shares=_shares(model.config, family))
+    shares = _shares(model.config, family)
+    return Anatomy(model, family, **dense_sizes(model.config, family), shares=shares, kind=kind)
 
 
 def family_of(model_type: str) -> Family:
@@ -156,6 +158,6 @@ def _broken(what: str) -> ModelError:
 def _unsupported(what: str) -> UnsupportedArchitecture:
     return UnsupportedArchitecture(
         what,
-        remedy=f"give a sequence classifier or encoder of one of: {', '.join(ARCHITECTURES)}",
+        remedy=f"give an encoder, with or without a head, of one of: {', '.join(ARCHITECTURES)}",
         pointer="/base_model",
     )

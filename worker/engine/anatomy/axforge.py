@@ -5,6 +5,12 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from worker.engine.anatomy.families import Family, LayerNames
+from worker.engine.anatomy.heads import Head
+from worker.engine.export.axforge_heads import (
+    AxforgeForMultipleChoice,
+    AxforgeForQuestionAnswering,
+    AxforgeForTokenClassification,
+)
 from worker.engine.export.modeling_axforge import AxforgeForSequenceClassification
 
 
@@ -28,6 +34,7 @@ def _variant(config: PreTrainedConfig) -> dict[str, Any]:
         "hidden_dropout",
         "attention_dropout",
         "pooling",
+        "head_dense",
         "head_bias",
         "head_norm",
         "head_act",
@@ -62,4 +69,9 @@ AXFORGE = Family(
     head_out="head.out",
     variant=_variant,
     extras={name: name for name in EXTRAS},
+    other_heads={
+        "token": Head(AxforgeForTokenClassification, "head.out", "head.dense"),
+        "span": Head(AxforgeForQuestionAnswering, "head.out", "head.dense"),
+        "choice": Head(AxforgeForMultipleChoice, "head.out", "head.dense"),
+    },
 )

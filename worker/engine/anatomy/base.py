@@ -9,12 +9,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.spec import Recipe, Step
-from worker.engine.anatomy.costs import layer_macs, layer_parameters
+from worker.engine.anatomy.costs import head_macs, layer_macs, layer_parameters
 from worker.engine.anatomy.families import Family, LayerParts, layer_parts
+from worker.engine.anatomy.heads import HeadKind
 from worker.engine.anatomy.masking import Gates, gated, masked
 from worker.engine.anatomy.shape import Shape, positions
 from worker.engine.approximations import STRUCTURAL
@@ -38,6 +39,7 @@ class Anatomy:
     hidden_size: int
     vocabulary: int
     shares: tuple[int, ...] = ()
+    kind: HeadKind = "sequence"
 
     @cached_property
     def parts(self) -> tuple[LayerParts, ...]:
@@ -48,6 +50,11 @@ class Anatomy:
             layer_parts(self.family.names, index, module)
             for index, module in zip(present, modules.children(), strict=True)
         )
+
+    @cached_property
+    def outside(self) -> Mapping[str, nn.Module]:
+        """The modules that are in no layer, the head's among them, by their path in the exported model."""
+        return self.family.outside(self.model, self.kind)
 
     def full_shape(self) -> Shape:
         """What this model has: everything, or what slicing left of it."""
@@ -68,31 +75,29 @@ class Anatomy:
 
     def parameters(self, shape: Shape) -> int:
         """Parameters of the model that `sliced(model, shape)` returns, embeddings included."""
-        outside = self.family.outside(self.model).values()
+        outside = self.outside.values()
         total: int = sum(parameter.numel() for module in outside for parameter in module.parameters())
         shape, pre_norm = self.checked(shape), self.form.get("norm_placement") == "pre"
         gone = self._rows(self.full_shape()) - self._rows(shape)
-        return (
-            total
-            - gone * self.model.get_input_embeddings().embedding_dim
-            + sum(
-                layer_parameters(part, shape.layers[part.index], self.head_size, pre_norm=pre_norm)
-                for part in self.parts
-                if shape.leads(part.index)
-            )
+        total -= gone * int(self.model.get_input_embeddings().embedding_dim)
+        return total + sum(
+            layer_parameters(part, shape.layers[part.index], self.head_size, pre_norm=pre_norm)
+            for part in self.parts
+            if shape.leads(part.index)
         )
 
     def macs(self, shape: Shape, length: int) -> int:
-        """Multiply-accumulates for one example of `length` tokens.
+        """Multiply-accumulates for one sequence of `length` tokens.
 
         A layer with h heads of size s, hidden width d and c channels takes
         length * (4 d h s + 2 d c) for its linear modules (3 d c where the FFN is gated) and
-        2 * length^2 * h s for scores and context; the classifier d^2 + d * labels, on one token.
+        2 * length^2 * h s for scores and context; a head with two linear modules d^2 + d * labels, with one
+        d * labels, on one token, or on every token where it answers for each.
         Embeddings, norms, activations and softmax multiply no matrices and count as 0. Hard and local
         attention save none: they compute all scores first. Layers that share weights count each.
         """
-        width = self.hidden_size
-        total: int = width * (width + self.model.config.num_labels)
+        width, dense = self.hidden_size, "head.dense" in self.outside
+        total = head_macs(self.kind, width, self.model.config.num_labels, length, dense=dense)
         total += length * width * (self.form.get("embedding_size") or 0)
         return total + sum(
             layer_macs(self.form, width, self.head_size, layer, length)

@@ -2,9 +2,16 @@
 
 from typing import Any
 
-from transformers import BertForSequenceClassification, PreTrainedConfig
+from transformers import (
+    BertForMultipleChoice,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    PreTrainedConfig,
+)
 
 from worker.engine.anatomy.families import Family, LayerNames
+from worker.engine.anatomy.heads import Head
 
 BERT_LAYER = LayerNames(
     attention="attention.self",
@@ -37,6 +44,11 @@ def bert_variant(config: PreTrainedConfig) -> dict[str, Any]:
     }
 
 
+def no_head_dropout(config: PreTrainedConfig) -> dict[str, Any]:
+    """Of a span head: it reads the encoder's output as it is."""
+    return {"head_dropout": 0.0}
+
+
 BERT = Family(
     model_types=("bert",),
     model_class=BertForSequenceClassification,
@@ -46,4 +58,9 @@ BERT = Family(
     head_dense="bert.pooler.dense",
     head_out="classifier",
     variant=bert_variant,
+    other_heads={
+        "token": Head(BertForTokenClassification, "classifier"),
+        "span": Head(BertForQuestionAnswering, "qa_outputs", variant=no_head_dropout),
+        "choice": Head(BertForMultipleChoice, "classifier", "bert.pooler.dense"),
+    },
 )

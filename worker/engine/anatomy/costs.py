@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker.engine.anatomy.families import LayerParts
+from worker.engine.anatomy.heads import BY_TOKEN, HeadKind
 from worker.engine.anatomy.shape import LayerShape
 
 
@@ -46,6 +47,15 @@ def layer_macs(form: Mapping[str, Any], width: int, head_size: int, layer: Layer
         # Each term projects the table of relative positions, and meets every token with each of its rows.
         total += len(relative["terms"]) * 2 * relative["span"] * (width + length) * context
     return total
+
+
+def head_macs(kind: HeadKind, width: int, labels: int, length: int, *, dense: bool) -> int:
+    """Multiply-accumulates of a head on one sequence, of all tokens only where it answers by token.
+
+    `dense`: it has a linear module before that of its logits.
+    """
+    outputs = {"sequence": labels, "token": labels, "span": 2, "choice": 1}[kind]
+    return (length if kind in BY_TOKEN else 1) * width * (outputs + width * dense)
 
 
 def _output_parameters(output: Any, inputs: int) -> int:

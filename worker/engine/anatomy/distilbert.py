@@ -2,9 +2,16 @@
 
 from typing import Any
 
-from transformers import DistilBertForSequenceClassification, PreTrainedConfig
+from transformers import (
+    DistilBertForMultipleChoice,
+    DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
+    PreTrainedConfig,
+)
 
 from worker.engine.anatomy.families import Family, LayerNames
+from worker.engine.anatomy.heads import Head
 
 
 def _variant(config: PreTrainedConfig) -> dict[str, Any]:
@@ -44,4 +51,17 @@ DISTILBERT = Family(
     head_out="classifier",
     channels_field="hidden_dim",
     variant=_variant,
+    other_heads={
+        "token": Head(
+            DistilBertForTokenClassification,
+            "classifier",
+            variant=lambda config: {"head_dropout": config.dropout},
+        ),
+        "span": Head(
+            DistilBertForQuestionAnswering,
+            "qa_outputs",
+            variant=lambda config: {"head_dropout": config.qa_dropout},
+        ),
+        "choice": Head(DistilBertForMultipleChoice, "classifier", "pre_classifier"),
+    },
 )

@@ -1,11 +1,19 @@
 """ELECTRA: narrow embeddings that are projected to the hidden width, a classifier with GELU."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from transformers import ElectraForSequenceClassification, PreTrainedConfig
+from transformers import (
+    ElectraForMultipleChoice,
+    ElectraForQuestionAnswering,
+    ElectraForSequenceClassification,
+    ElectraForTokenClassification,
+    PreTrainedConfig,
+)
 
-from worker.engine.anatomy.bert import BERT_LAYER, bert_variant
+from worker.engine.anatomy.bert import BERT_LAYER, bert_variant, no_head_dropout
 from worker.engine.anatomy.families import Family
+from worker.engine.anatomy.heads import Head
 
 
 def _variant(config: PreTrainedConfig) -> dict[str, Any]:
@@ -18,6 +26,21 @@ def _variant(config: PreTrainedConfig) -> dict[str, Any]:
     }
 
 
+def _choice(config: PreTrainedConfig) -> dict[str, Any]:
+    return {
+        "head_act": config.summary_activation,
+        "head_input_dropout": 0.0,
+        "head_dropout": config.summary_last_dropout,
+    }
+
+
+def _refusal(config: Mapping[str, Any]) -> str | None:
+    """Of the parts that only multiple choice has; no published model sets them."""
+    usual = {"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
+    unusual = [name for name, value in usual.items() if config.get(name, value) != value]
+    return f"sums up sequences in a way of its own ({unusual[0]})" if unusual else None
+
+
 ELECTRA = Family(
     model_types=("electra",),
     model_class=ElectraForSequenceClassification,
@@ -28,4 +51,10 @@ ELECTRA = Family(
     head_out="classifier.out_proj",
     extras={"projection": "electra.embeddings_project"},
     variant=_variant,
+    other_heads={
+        "token": Head(ElectraForTokenClassification, "classifier"),
+        "span": Head(ElectraForQuestionAnswering, "qa_outputs", variant=no_head_dropout),
+        "choice": Head(ElectraForMultipleChoice, "classifier", "sequence_summary.summary", _choice),
+    },
+    refusal=_refusal,
 )

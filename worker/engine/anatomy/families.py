@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from worker.engine.anatomy.heads import Head, HeadKind
+
 
 @dataclass(frozen=True)
 class Fused:
@@ -69,13 +71,14 @@ def unchanged(model: PreTrainedModel) -> None:
 
 @dataclass(frozen=True)
 class Family:
-    """An encoder architecture with a sequence-classification head.
+    """An encoder architecture, and the heads that its models may have.
 
     `embeddings`, `head_dense` and `head_out` are module paths: the embedding module, and the two
-    linear modules of the classifier. `layers` is the path of the list of layers.
+    linear modules of the sequence classifier. `layers` is the path of the list of layers.
+    `other_heads` are those besides sequence classification.
     `extras`: further modules outside the layers, by their path in the exported model; such as a
-    configuration does not have may be among them. `embedding_names`: names of embedding tables and norm
-    that are not BERT's. `variant` gives the fields of `AxforgeConfig` that tell this family's forward
+    configuration or a head does not have may be among them. `embedding_names`: names of embedding tables and
+    norm that are not BERT's. `variant` gives the fields of `AxforgeConfig` that tell this family's forward
     pass from others, `layer_variant` those of one layer. `channels_field` is the config's name for the
     FFN width.
 
@@ -94,6 +97,7 @@ class Family:
     head_out: str
     variant: Callable[[PreTrainedConfig], Mapping[str, Any]]
     channels_field: str = "intermediate_size"
+    other_heads: Mapping[HeadKind, Head] = field(default_factory=dict)
     extras: Mapping[str, str] = field(default_factory=dict)
     embedding_names: Mapping[str, str] = field(default_factory=dict)
     layer_variant: Callable[[PreTrainedConfig, int], Mapping[str, Any]] = no_layer_variant
@@ -102,10 +106,20 @@ class Family:
     unroll: Callable[[PreTrainedModel], None] = unchanged
     refusal: Callable[[Mapping[str, Any]], str | None] = no_refusal
 
-    def outside(self, model: PreTrainedModel) -> dict[str, nn.Module]:
-        """The modules that are in no layer, by their path in the exported model."""
-        paths = {"embeddings": self.embeddings, "head.dense": self.head_dense, "head.out": self.head_out}
-        found = {name: module_at(model, path) for name, path in {**paths, **self.extras}.items()}
+    @property
+    def heads(self) -> Mapping[HeadKind, Head]:
+        """All heads by their kind."""
+        return {"sequence": Head(self.model_class, self.head_out, self.head_dense), **self.other_heads}
+
+    def kind_of(self, model: PreTrainedModel) -> HeadKind | None:
+        """The kind of head that a model of this family has, or None where it is of no known class."""
+        known = (kind for kind, head in self.heads.items() if isinstance(model, head.model_class))
+        return next(known, None)
+
+    def outside(self, model: PreTrainedModel, kind: HeadKind) -> dict[str, nn.Module]:
+        """The modules that are in no layer, of a model with a head of that kind, by their exported path."""
+        paths = {"embeddings": self.embeddings, **self.heads[kind].modules, **self.extras}
+        found = {name: module_at(model, path) for name, path in paths.items()}
         return {name: module for name, module in found.items() if module is not None}
 
 

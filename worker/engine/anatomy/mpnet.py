@@ -4,10 +4,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from transformers import MPNetForSequenceClassification, PreTrainedConfig
+from transformers import (
+    MPNetForMultipleChoice,
+    MPNetForQuestionAnswering,
+    MPNetForSequenceClassification,
+    MPNetForTokenClassification,
+    PreTrainedConfig,
+)
 
-from worker.engine.anatomy.bert import BERT_LAYER
+from worker.engine.anatomy.bert import BERT_LAYER, no_head_dropout
 from worker.engine.anatomy.families import Family
+from worker.engine.anatomy.heads import Head
 
 PADDING, BUCKETS = 1, 32  # fixed in transformers' code, whatever the config says
 
@@ -29,6 +36,10 @@ def _variant(config: PreTrainedConfig) -> dict[str, Any]:
         "initializer_range": config.initializer_range,
         "pad_token_id": PADDING,
     }
+
+
+def _choice(config: PreTrainedConfig) -> dict[str, Any]:
+    return {"head_input_dropout": 0.0}
 
 
 def _refusal(config: Mapping[str, Any]) -> str | None:
@@ -55,5 +66,10 @@ MPNET = Family(
     head_out="classifier.out_proj",
     extras={"relative.table": "mpnet.encoder.relative_attention_bias"},
     variant=_variant,
+    other_heads={
+        "token": Head(MPNetForTokenClassification, "classifier"),
+        "span": Head(MPNetForQuestionAnswering, "qa_outputs", variant=no_head_dropout),
+        "choice": Head(MPNetForMultipleChoice, "classifier", "mpnet.pooler.dense", _choice),
+    },
     refusal=_refusal,
 )

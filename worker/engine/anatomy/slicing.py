@@ -39,7 +39,7 @@ def is_native(anatomy: Anatomy, shape: Shape) -> bool:
 def sliced(model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
     """A model of `shape` with the weights that `model` has for it, sharing no memory with it.
 
-    A stock `...ForSequenceClassification` if `is_native`, else an `AxforgeForSequenceClassification`.
+    A stock class with the same head if `is_native`, else one of the engine's own (`AxforgeFor...`).
     Its config's `axforge` says which elements of the dense model it holds, so it can be masked,
     gated and sliced further. Raises ValueError when `model` does not hold all of `shape`.
     """
@@ -49,7 +49,7 @@ def sliced(model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
 
 
 def as_axforge(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model as an `AxforgeForSequenceClassification`, whatever its shape."""
+    """The same model as one of the engine's own classes, whatever its shape."""
     anatomy = anatomy_of(model)
     return _build(anatomy, anatomy.full_shape(), native=False)
 
@@ -69,7 +69,7 @@ def _build(anatomy: Anatomy, shape: Shape, *, native: bool) -> PreTrainedModel:
         family, config = AXFORGE, _axforge_config(anatomy, shape, source, kept)
     _copy_labels(anatomy.model.config, config)
     with no_init_weights():
-        target = cast(PreTrainedModel, family.model_class(config))
+        target = cast(PreTrainedModel, family.heads[anatomy.kind].model_class(config))
     target.to(device=anatomy.model.device, dtype=anatomy.model.dtype)
     _copy_weights(anatomy, target, family, shape)
     target.train(anatomy.model.training)
@@ -117,7 +117,7 @@ def _axforge_config(
     present = [index for index, layer in enumerate(shape.layers) if layer.present]
     layers = [shape.layers[index] for index in present]
     return AxforgeConfig(
-        **family.variant(stock),
+        **{**family.variant(stock), **family.heads[anatomy.kind].form(stock)},
         head_size=anatomy.head_size,
         layer_heads=[len(layer.heads) for layer in layers],
         layer_channels=[len(layer.channels) for layer in layers],
@@ -151,7 +151,7 @@ def _copy_labels(source: PreTrainedConfig, target: PreTrainedConfig) -> None:
 
 
 def _copy_weights(anatomy: Anatomy, target: PreTrainedModel, family: Family, shape: Shape) -> None:
-    given, wanted = anatomy.family.outside(anatomy.model), family.outside(target)
+    given, wanted = anatomy.outside, family.outside(target, anatomy.kind)
     for name, module in wanted.items():
         state = given[name].state_dict()
         if name == "embeddings":

@@ -6,53 +6,22 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from models.spec import Certificate, ExportName
+from models.spec import Certificate, ExportName, TaskName
+from worker.engine.export.snippets import Format, snippet
 from worker.engine.measure.table import comparison_rows, constraint_rows
 
 CARD_FILE = "README.md"
-Format = Literal["native", "remote_code", "onnx"]
-
-SNIPPETS: dict[Format, str] = {
-    "native": """\
-from transformers import pipeline
-
-classify = pipeline("text-classification", model="PATH/TO/THIS/FOLDER")
-print(classify("your text"))
-""",
-    "remote_code": """\
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-
-folder = "PATH/TO/THIS/FOLDER"  # its modeling_axforge.py holds the model's code: read it first
-model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
-print(classify("your text"))
-""",
-    "onnx": """\
-import json
-from pathlib import Path
-
-import numpy as np
-import onnxruntime
-from tokenizers import Tokenizer
-
-folder = Path("PATH/TO/THIS/FOLDER")
-tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
-about = json.loads((folder / "labels.json").read_text())
-encoded = tokenizer.encode("your text")
-values = {
-    "input_ids": encoded.ids,
-    "attention_mask": encoded.attention_mask,
-    "token_type_ids": encoded.type_ids,
+PIPELINE_TAGS: dict[TaskName, str] = {
+    "text-classification": "text-classification",
+    "multi-label-classification": "text-classification",
+    "regression": "text-classification",
+    "token-classification": "token-classification",
+    "question-answering": "question-answering",
+    "multiple-choice": "multiple-choice",
 }
-inputs = {name: np.array([values[name]], dtype=np.int64) for name in about["inputs"]}
-logits = session.run(["logits"], inputs)[0]
-print(about["labels"][int(logits[0].argmax())])
-""",
-}
+"""What the Hugging Face hub calls each task."""
+WITHOUT_LABELS: tuple[TaskName, ...] = ("question-answering", "multiple-choice")
 
 
 @dataclass(frozen=True)
@@ -68,6 +37,7 @@ class CardFacts:
     base_model: str
     dataset: str
     labels: Sequence[str]
+    task: TaskName = "text-classification"
     license: str | None = None
     attributions: Sequence[str] = ()
 
@@ -101,16 +71,15 @@ def card_text(certificate: Certificate, facts: CardFacts, export: ExportName) ->
         "## What was done",
         _steps(certificate),
         "## How to load it",
-        f"```python\n{SNIPPETS[form]}```",
-        "## Labels",
-        ", ".join(map(_code, facts.labels)),
+        f"```python\n{snippet(facts.task, form)}```",
+        *_labels(facts),
         *_licence(facts),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _front_matter(certificate: Certificate, facts: CardFacts, form: Format) -> str:
-    entries: dict[str, object] = {"pipeline_tag": "text-classification", "tags": ["axforge"]}
+    entries: dict[str, object] = {"pipeline_tag": PIPELINE_TAGS[facts.task], "tags": ["axforge"]}
     entries["library_name"] = "onnx" if form == "onnx" else "transformers"
     entries["metrics"] = [certificate.dense.metric.name]
     if facts.license is not None:
@@ -145,6 +114,12 @@ def _steps(certificate: Certificate) -> str:
     counts = {name: names.count(name) for name in names}
     lines = (f"* `{name}`" + (f", {count} steps" if count > 1 else "") for name, count in counts.items())
     return "\n".join(lines) + f"\n\nSeed {certificate.seed}; job spec sha256 `{certificate.spec_digest}`."
+
+
+def _labels(facts: CardFacts) -> list[str]:
+    if facts.task in WITHOUT_LABELS:
+        return []
+    return ["## Labels", ", ".join(map(_code, facts.labels))]
 
 
 def _licence(facts: CardFacts) -> list[str]:

@@ -2,7 +2,7 @@
 
 Dense and approximated models go through the very same code. Two things make the graph faster than a
 traced one without changing what it computes: query, key and value are one matrix product, and
-the last layer works out only the first token, which is all that the classifier reads.
+the last layer works out only the first token where that is all that the head reads.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from worker.engine.export import graph_positions
+from worker.engine.export import graph_heads, graph_positions
 from worker.engine.export.axforge_attention import AxforgeAttention
 from worker.engine.export.modeling_axforge import (
     AxforgeConfig,
     AxforgeEmbeddings,
-    AxforgeForSequenceClassification,
-    AxforgeHead,
+    AxforgeEncoder,
     AxforgeLayer,
     AxforgePreNormLayer,
 )
@@ -43,25 +42,26 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 """config.hidden_act: its ONNX operator and attributes."""
 
 
-def classifier_graph(model: AxforgeForSequenceClassification, inputs: Sequence[str]) -> onnx.ModelProto:
-    """Graph from int64 (batch, length) `inputs` to float32 "logits" (batch, labels).
+def model_graph(model: AxforgeEncoder, inputs: Sequence[str]) -> onnx.ModelProto:
+    """The graph of one of the engine's own models; see `graph_heads` for its inputs and outputs.
 
     `inputs` holds input_ids and attention_mask, and token_type_ids if the tokenizer gives them.
     """
     graph = EncoderGraph(model.config, model.relative)
+    given = graph_heads.graph_inputs(model, inputs)
+    if graph_heads.head_kind(model) == "choice":
+        graph_heads.flatten_choices(graph, inputs)
     hidden = graph.embeddings(model.embeddings, with_token_types="token_type_ids" in inputs)
     if model.projection is not None:
         hidden = graph.linear("projection", hidden, model.projection)
     layers = cast(Sequence[AxforgeLayer], model.layers)
-    reads_first = model.config.pooling == "first"
+    first_only = graph_heads.reads_first_token_only(model)
     for number, layer in enumerate(layers):
         last = number == len(layers) - 1
-        hidden = graph.layer(f"layer.{number}", layer, hidden, first_only=last and reads_first)
+        hidden = graph.layer(f"layer.{number}", layer, hidden, first_only=first_only and last)
     if model.final_norm is not None:
         hidden = graph.norm("final_norm", model.final_norm, hidden)
-    graph.head(model.head, hidden)
-    given = [_value(name, TensorProto.INT64, ["batch", "length"]) for name in inputs]
-    return graph.model(given, [_value("logits", TensorProto.FLOAT, ["batch", model.config.num_labels])])
+    return graph.model(given, graph_heads.add_head(graph, model, hidden))
 
 
 def layers_graph(
@@ -94,6 +94,8 @@ class EncoderGraph:
         self._weights: dict[str, onnx.TensorProto] = {}
         self._shared: dict[str, str] = {}
         self._sources: dict[str, str] = {}
+        self.renamed: dict[str, str] = {}
+        """What nodes to come read in the place of a value."""
 
     def model(
         self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
@@ -119,7 +121,8 @@ class EncoderGraph:
         """A node with several outputs; those named "" get a name."""
         name = f"{operator}.{len(self._nodes)}"
         named = [output or f"{name}.{at}" for at, output in enumerate(outputs)]
-        self._nodes.append(helper.make_node(operator, inputs, named, name=name, domain=domain, **attributes))
+        read = [self.renamed.get(value, value) for value in inputs]
+        self._nodes.append(helper.make_node(operator, read, named, name=name, domain=domain, **attributes))
         return named
 
     def weight(self, name: str, value: Tensor | NDArray[Any]) -> str:
@@ -233,25 +236,6 @@ class EncoderGraph:
     def first_row(self, values: str) -> str:
         """Of (batch, length, ...): (batch, 1, ...)."""
         return self.node("Slice", [values, self.integers(0), self.integers(1), self.integers(1)])
-
-    def head(self, module: AxforgeHead, hidden: str) -> None:
-        dense = self.activation(
-            self.config.head_act, self.linear("head.dense", self._pooled(hidden), module.dense)
-        )
-        if module.norm is not None:
-            dense = self.norm("head.norm", module.norm, dense)
-        weight = self.weight("head.out.weight", module.out.weight.T)
-        bias = self.weight("head.out.bias", module.out.bias)
-        self.node("Add", [self.node("MatMul", [dense, weight]), bias], output="logits")
-
-    def _pooled(self, hidden: str) -> str:
-        """(batch, length, width) to (batch, width), as `AxforgeHead.pooled` does."""
-        if self.config.pooling == "first":
-            return self.node("Gather", [hidden, self.scalar(0)], axis=1)
-        real = self.node("Cast", ["attention_mask"], to=TensorProto.FLOAT)
-        kept = self.node("Mul", [hidden, self.node("Unsqueeze", [real, self.integers(2)])])
-        total = self.node("ReduceSum", [kept, self.integers(1)], keepdims=0)
-        return self.node("Div", [total, self.node("ReduceSum", [real, self.integers(1)], keepdims=1)])
 
     def _positions(self, module: AxforgeEmbeddings) -> str:
         if module.offset is None:

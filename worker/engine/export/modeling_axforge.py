@@ -1,9 +1,9 @@
 # Copyright 2026 The axforge authors. Licensed under the Apache License, Version 2.0.
 """An encoder whose layers may differ: fewer heads, fewer FFN channels, blocks removed.
 
-Self-contained with `axforge_attention.py`: it needs torch and transformers only, and travels inside
-exported model folders. Load such a folder with `AutoModelForSequenceClassification.from_pretrained(folder,
-trust_remote_code=True)`.
+Self-contained with `axforge_attention.py` and `axforge_heads.py`: it needs torch and transformers only, and
+travels inside exported model folders. Load such a folder with the auto class of its task, such as
+`AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)`.
 """
 
 from typing import Any
@@ -31,7 +31,8 @@ class AxforgeConfig(PretrainedConfig):
     `pad_token_id` + 1 and skips padding, "none". `relative`: how attention knows them, a `kind` and its
     sizes (see `axforge_attention.py`), or None. `embedding_size`: of the embeddings, which are then
     projected to the hidden width (None: they have it). `type_vocab_size` 0: no token types.
-    `pooling`: the head reads the "first" token or the "mean" of all.
+    `pooling`: a head that answers once reads the "first" token or the "mean" of all. `head_dense`: it has a
+    linear module before that of its logits, which `head_bias`, `head_norm` and `head_act` speak of.
     `axforge` and `source_config` say which elements of the dense model these are; the forward pass
     does not read them.
     """
@@ -63,6 +64,7 @@ class AxforgeConfig(PretrainedConfig):
         hidden_dropout: float = 0.1,
         attention_dropout: float = 0.1,
         pooling: str = "first",
+        head_dense: bool = True,
         head_bias: bool = True,
         head_norm: bool = False,
         head_act: str = "tanh",
@@ -97,6 +99,7 @@ class AxforgeConfig(PretrainedConfig):
         self.hidden_dropout = hidden_dropout
         self.attention_dropout = attention_dropout
         self.pooling = pooling
+        self.head_dense = head_dense
         self.head_bias = head_bias
         self.head_norm = head_norm
         self.head_act = head_act
@@ -209,31 +212,36 @@ class AxforgePreNormLayer(AxforgeLayer):
 
 
 class AxforgeHead(nn.Module):
-    """Classifies by the first token, or the mean of all: dense, activation, norm, dropout, out."""
+    """Answers to vectors (..., width) by (..., outputs): dense, activation, norm, dropout, out.
 
-    def __init__(self, config: AxforgeConfig) -> None:
+    Without `config.head_dense` only the last two.
+    """
+
+    def __init__(self, config: AxforgeConfig, outputs: int) -> None:
         super().__init__()
-        self.pooling = config.pooling
+        width, dense = config.hidden_size, config.head_dense
         self.input_dropout = nn.Dropout(config.head_input_dropout)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.head_bias)
+        self.dense = nn.Linear(width, width, bias=config.head_bias) if dense else None
         self.activation = ACT2FN[config.head_act]
-        self.norm = layer_norm(config, config.hidden_size) if config.head_norm else None
+        self.norm = layer_norm(config, width) if dense and config.head_norm else None
         self.dropout = nn.Dropout(config.head_dropout)
-        self.out = nn.Linear(config.hidden_size, config.num_labels)
+        self.out = nn.Linear(width, outputs)
 
-    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        given = self.activation(self.dense(self.input_dropout(self.pooled(hidden, attention_mask))))
+    def forward(self, given: Tensor) -> Tensor:
+        if self.dense is not None:
+            given = self.activation(self.dense(self.input_dropout(given)))
         logits: Tensor = self.out(self.dropout(given if self.norm is None else self.norm(given)))
         return logits
 
-    def pooled(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """(batch, length, width) to (batch, width); a mean is over the real tokens."""
-        if self.pooling == "first":
-            return hidden[:, 0]
-        if attention_mask is None:
-            return hidden.mean(1)
-        real = attention_mask.to(hidden.dtype)
-        return (hidden * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
+
+def pooled(hidden: Tensor, attention_mask: Tensor | None, pooling: str) -> Tensor:
+    """(batch, length, width) to (batch, width): the first token, or the mean of the real ones."""
+    if pooling == "first":
+        return hidden[:, 0]
+    if attention_mask is None:
+        return hidden.mean(1)
+    real = attention_mask.to(hidden.dtype)
+    return (hidden * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
 
 
 def layer_norm(config: AxforgeConfig, width: int) -> nn.LayerNorm:
@@ -256,7 +264,9 @@ class AxforgePreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
 
 
-class AxforgeForSequenceClassification(AxforgePreTrainedModel):
+class AxforgeEncoder(AxforgePreTrainedModel):
+    """Embeddings and layers; subclasses, here and in axforge_heads.py, put a head on them."""
+
     def __init__(self, config: AxforgeConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
@@ -270,15 +280,47 @@ class AxforgeForSequenceClassification(AxforgePreTrainedModel):
         self.layers = nn.ModuleList(layer_class(config)(config, *layer) for layer in kept)
         pre_norm = config.norm_placement == "pre"
         self.final_norm = layer_norm(config, config.hidden_size) if pre_norm else None
-        self.head = AxforgeHead(config)
         self._tied_weights_keys = self._shared_weights()
-        self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings.word_embeddings = value
+
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """(batch, length, width): of the embeddings, then after every layer; the last one normed."""
+        hidden = self.embeddings(input_ids, token_type_ids)
+        if self.projection is not None:
+            hidden = self.projection(hidden)
+        mask = None if attention_mask is None else additive_mask(attention_mask, hidden.dtype)
+        shared = None if self.relative is None else self.relative(input_ids.shape[1])
+        states = [hidden]
+        for layer in self.layers:
+            hidden = layer(hidden, mask, shared)
+            states.append(hidden)
+        if self.final_norm is not None:
+            states[-1] = self.final_norm(hidden)
+        return tuple(states)
+
+    def _shared_weights(self) -> dict[str, str]:
+        """For each weight of a layer that shares: the same weight of the first layer it shares with."""
+        shares = self.config.layer_shares or list(range(len(self.layers)))
+        return {
+            f"layers.{number}.{name}": f"layers.{shares.index(share)}.{name}"
+            for number, share in enumerate(shares)
+            if shares.index(share) < number
+            for name, _ in self.layers[number].named_parameters()
+        }
+
+
+class AxforgeForSequenceClassification(AxforgeEncoder):
+    def __init__(self, config: AxforgeConfig) -> None:
+        super().__init__(config)
+        self.head = AxforgeHead(config, config.num_labels)
+        self.post_init()
 
     def forward(
         self,
@@ -290,34 +332,14 @@ class AxforgeForSequenceClassification(AxforgePreTrainedModel):
         return_dict: bool = True,
         **kwargs: Any,
     ) -> Any:
-        hidden = self.embeddings(input_ids, token_type_ids)
-        if self.projection is not None:
-            hidden = self.projection(hidden)
-        mask = None if attention_mask is None else additive_mask(attention_mask, hidden.dtype)
-        shared = None if self.relative is None else self.relative(input_ids.shape[1])
-        states = [hidden]
-        for layer in self.layers:
-            hidden = layer(hidden, mask, shared)
-            states.append(hidden)
-        if self.final_norm is not None:
-            hidden = states[-1] = self.final_norm(hidden)
-        logits = self.head(hidden, attention_mask)
+        states = self.hidden_states(input_ids, attention_mask, token_type_ids)
+        logits = self.head(pooled(states[-1], attention_mask, self.config.pooling))
         output = SequenceClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
-            hidden_states=tuple(states) if output_hidden_states else None,
+            hidden_states=states if output_hidden_states else None,
         )
         return output if return_dict else output.to_tuple()
-
-    def _shared_weights(self) -> dict[str, str]:
-        """For each weight of a layer that shares: the same weight of the first layer it shares with."""
-        shares = self.config.layer_shares or list(range(len(self.layers)))
-        return {
-            f"layers.{number}.{name}": f"layers.{shares.index(share)}.{name}"
-            for number, share in enumerate(shares)
-            if shares.index(share) < number
-            for name, _ in self.layers[number].named_parameters()
-        }
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.num_labels == 1:

@@ -12,15 +12,18 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.spec import Quantize
+from worker.engine.anatomy import anatomy_of
 from worker.engine.anatomy.slicing import as_axforge
 from worker.engine.approximations.quantize import Quantization
-from worker.engine.export.graph import classifier_graph, layers_graph
+from worker.engine.export.graph import layers_graph, model_graph
 from worker.engine.export.layer_stack import layer_stack
-from worker.engine.export.modeling_axforge import AxforgeForSequenceClassification
+from worker.engine.export.modeling_axforge import AxforgeEncoder
 
 GRAPH_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 LABELS_FILE = "labels.json"
+SPAN_TRUNCATION = {"strategy": "only_second"}
+"""Of a question and its context, the context is cut."""
 
 
 def save_onnx_folder(
@@ -45,7 +48,8 @@ def save_onnx_folder(
         export_onnx(model, tokenizer, source)
         quantize_onnx(source, target, quantize)
         source.unlink()
-    _save_tokenizer(tokenizer, folder / TOKENIZER_FILE, max_length)
+    truncation = SPAN_TRUNCATION if anatomy_of(model).kind == "span" else {}
+    _save_tokenizer(tokenizer, folder / TOKENIZER_FILE, max_length, truncation)
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     document = {"labels": labels, "inputs": input_names(model, tokenizer)}
     (folder / LABELS_FILE).write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
@@ -53,13 +57,13 @@ def save_onnx_folder(
 
 
 def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Write the fp32 graph of a dense or sliced sequence classifier, weights inside the file.
+    """Write the fp32 graph of a dense or sliced model, weights inside the file.
 
-    Inputs are int64 (batch, length), both free, named as the tokenizer names them; the output is
-    "logits", float32 (batch, labels).
+    Inputs are int64, all their dimensions free, named as the tokenizer names them; outputs are float32. What
+    dimensions there are depends on the head, see `graph_heads`.
     """
-    uniform = cast(AxforgeForSequenceClassification, as_axforge(model))
-    onnx.save(classifier_graph(uniform, input_names(model, tokenizer)), path)
+    uniform = cast(AxforgeEncoder, as_axforge(model))
+    onnx.save(model_graph(uniform, input_names(model, tokenizer)), path)
 
 
 def quantize_onnx(source: Path, target: Path, step: Quantize) -> None:
@@ -84,7 +88,7 @@ def layer_stack_onnx(
     the model computes, as `AxforgeConfig` does, and `layer_variants` what is its layers' own, in turns.
     Inputs are "hidden" float32 (batch, length, hidden_size) and "attention_mask" int64 (batch, length);
     the output is "output". With `first_token_only` the last of them works out one token only, as the
-    last layer of a real export does where only the first token is read.
+    last layer does of an export whose head reads no other.
     """
     modules, relative, config = layer_stack(hidden_size, head_size, layers, form or {}, layer_variants)
     reads_first = config.pooling == "first"
@@ -106,8 +110,10 @@ def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     return ["input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])]
 
 
-def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path, max_length: int) -> None:
+def _save_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, path: Path, max_length: int, truncation: dict[str, Any]
+) -> None:
     alone = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     alone.no_padding()
-    alone.enable_truncation(max_length)
+    alone.enable_truncation(max_length, **truncation)
     alone.save(str(path))

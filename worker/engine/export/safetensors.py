@@ -5,34 +5,35 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.spec import Loadable
-from worker.engine.export import axforge_attention, modeling_axforge
-from worker.engine.export.modeling_axforge import AxforgeForSequenceClassification
+from worker.engine.anatomy.heads import AUTO_CLASSES, HeadKind, kind_of
+from worker.engine.export import axforge_attention, axforge_heads, modeling_axforge
 
-MODELLING = (modeling_axforge, axforge_attention)
-"""The modules that a folder carries when no stock class holds its shape; the first has the classes."""
+MODELLING = (modeling_axforge, axforge_attention, axforge_heads)
+"""The modules that a folder carries when no stock class holds its shape."""
 
 
 def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Loadable:
     """Write config, weights and tokenizer; answers how the folder is loaded elsewhere.
 
-    `native`: by plain `AutoModelForSequenceClassification.from_pretrained`. `remote_code`: the same with
-    `trust_remote_code=True`, which runs the modelling file that is put beside the weights.
+    `native`: by plain `from_pretrained` of the task's auto class, such as
+    `AutoModelForSequenceClassification`. `remote_code`: the same with `trust_remote_code=True`, which runs
+    the modelling files that are put beside the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    own = isinstance(model, AxforgeForSequenceClassification)
+    own = isinstance(model, modeling_axforge.AxforgeEncoder)
     if own:
-        files = [Path(str(module.__file__)) for module in MODELLING]
-        stem = files[0].stem
+        name = type(model).__name__
         model.config.auto_map = {
-            "AutoConfig": f"{stem}.AxforgeConfig",
-            "AutoModelForSequenceClassification": f"{stem}.AxforgeForSequenceClassification",
+            "AutoConfig": f"{_stem(modeling_axforge)}.AxforgeConfig",
+            AUTO_CLASSES[_kind([name])].__name__: f"{_stem(_own_modules()[name])}.{name}",
         }
-        for file in files:
-            shutil.copyfile(file, folder / file.name)
+        for module in MODELLING:
+            shutil.copyfile(str(module.__file__), folder / f"{_stem(module)}.py")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return "remote_code" if own else "native"
@@ -41,7 +42,29 @@ def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 def load_folder(folder: Path) -> PreTrainedModel:
     """The model that `save_folder` wrote, in evaluation mode. The folder's own code is not run."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    name = config["architectures"][0]
     own = config["model_type"] == "axforge"
-    loader = AxforgeForSequenceClassification if own else AutoModelForSequenceClassification
+    loader = getattr(_own_modules()[name], name) if own else AUTO_CLASSES[_kind([name])]
     model: PreTrainedModel = loader.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     return model.eval()
+
+
+def _own_modules() -> dict[str, ModuleType]:
+    """The engine's own model classes, by name, and where each is written."""
+    return {
+        name: module
+        for module in MODELLING
+        for name, value in vars(module).items()
+        if isinstance(value, type) and value.__module__ == module.__name__
+    }
+
+
+def _stem(module: ModuleType) -> str:
+    return Path(str(module.__file__)).stem
+
+
+def _kind(names: list[str]) -> HeadKind:
+    kind = kind_of(names)
+    if kind is None:
+        raise ValueError(f"a model class with no known head: {names}")
+    return kind

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from models.spec import (
     Certificate,
@@ -26,9 +27,6 @@ from worker.engine.measure.errors import MeasurementError
 from worker.engine.measure.files import loaded_bytes, sha256
 from worker.engine.measure.inputs import BenchInputs, Rows
 from worker.engine.measure.intervals import (
-    Labels,
-    Logits,
-    Metric,
     PairedBootstrap,
     paired_bootstrap,
 )
@@ -36,18 +34,24 @@ from worker.engine.measure.latency import QUIET, Timing, compare
 from worker.engine.measure.probing import ModelFile, probe
 from worker.engine.measure.verdict import Measured, evaluate_constraints, judge
 from worker.engine.reporting import Reporter, SilentReporter
+from worker.engine.tasks import Scorer
 
 STEPS = 4
+Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """Token ids (special tokens included) and labels of the split that judges."""
+    """Token ids (special tokens included) of the split that judges, sequence by sequence, and how it scores.
+
+    `choices`: sequences of one row where the model takes them together.
+    """
 
     ids: Rows
-    labels: Labels
+    scorer: Scorer
     token_types: Rows | None = None
     pad_id: int = 0
+    choices: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,21 @@ class CertifyInputs:
     dense: CertifiedModel
     optimized: CertifiedModel
     holdout: Holdout
-    metric: Metric
     artifacts: Mapping[str, Path]
     loadable: Loadable
     proved_infeasible: bool = False
 
 
-def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds: float = 14.0) -> Certificate:
+@dataclass(frozen=True)
+class Issued:
+    """The certificate, and what both models answer on the holdout: logits as `Scorer` takes them."""
+
+    certificate: Certificate
+    dense_logits: Logits
+    optimized_logits: Logits
+
+
+def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds: float = 14.0) -> Issued:
     """Measure both models and judge every constraint; timing takes about `seconds`.
 
     Raises MeasurementError when a file cannot be loaded or run in the target's runtime.
@@ -100,8 +112,9 @@ def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds:
     dense_logits = _logits(inputs.dense, inputs, host.threads)
     step(1, "evaluating the optimized model on the holdout")
     optimized_logits = _logits(inputs.optimized, inputs, host.threads)
+    scorer, own_scorer = inputs.holdout.scorer, (inputs.optimized.holdout or inputs.holdout).scorer
     paired = paired_bootstrap(
-        spec.metric, inputs.metric, inputs.holdout.labels, dense_logits, optimized_logits, seed=spec.seed
+        scorer, scorer.marks(dense_logits), own_scorer.marks(optimized_logits), seed=spec.seed
     )
     step(2, "timing both models in turns")
     comparison = compare(
@@ -142,7 +155,7 @@ def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds:
         seed=spec.seed,
         spec_digest=spec.digest(),
         artifacts={name: sha256(file) for name, file in sorted(inputs.artifacts.items())},
-        holdout_rows=len(inputs.holdout.labels),
+        holdout_rows=len(scorer),
         recipe=inputs.recipe,
         spread={
             "speedup": comparison.spread("dense", "optimized"),
@@ -151,7 +164,7 @@ def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds:
         },
     )
     step(STEPS, "certified")
-    return certificate
+    return Issued(certificate, dense_logits, optimized_logits)
 
 
 def _logits(model: CertifiedModel, inputs: CertifyInputs, threads: int) -> Logits:
@@ -162,12 +175,13 @@ def _logits(model: CertifiedModel, inputs: CertifyInputs, threads: int) -> Logit
         batch_size=inputs.spec.target.batch_size,
         pad_id=holdout.pad_id,
         token_types=holdout.token_types,
+        choices=holdout.choices,
     )
     with probe(model.file, batches, threads=threads) as running:
         logits = running.logits()
-    if logits.shape[0] != len(holdout.labels) or not np.isfinite(logits).all():
+    if logits.shape[0] != holdout.scorer.outputs or not np.isfinite(logits).all():
         raise MeasurementError(
-            f"{model.file.path.name} answers {logits.shape[0]} rows for {len(holdout.labels)}, "
+            f"{model.file.path.name} answers {logits.shape[0]} rows for {holdout.scorer.outputs}, "
             "or values that are not numbers",
             remedy="submit the job again without the approximation that was applied last",
             pointer="/approximations",
@@ -183,6 +197,7 @@ def _timed_inputs(inputs: CertifyInputs, model: CertifiedModel) -> BenchInputs:
         sequence_length=target.sequence_length,
         pad_id=holdout.pad_id,
         token_types=holdout.token_types,
+        choices=holdout.choices,
         seed=inputs.spec.seed,
     )
 

@@ -20,16 +20,18 @@ Rows = Sequence[Sequence[int] | Ints]
 
 @dataclass(frozen=True)
 class BenchInputs:
-    """Rows of token ids and the batches they come in.
+    """Sequences of token ids and the batches they come in.
 
-    `ids` holds one array a row; batch b is the rows `starts[b]` to `starts[b + 1]`. `token_types` has
-    the lengths of `ids`, or is None for a task of single texts (they are then all zero).
+    `ids` holds one array a sequence; batch b is the sequences `starts[b]` to `starts[b + 1]`. `token_types`
+    has the lengths of `ids`, or is None for a task of single texts (they are then all zero). `choices` is
+    how many sequences make one example where the model takes them together, else None.
     """
 
     ids: tuple[Ints, ...]
     starts: tuple[int, ...]
     pad_id: int = 0
     token_types: tuple[Ints, ...] | None = None
+    choices: int | None = None
 
     @classmethod
     def in_order(
@@ -39,15 +41,17 @@ class BenchInputs:
         batch_size: int,
         pad_id: int = 0,
         token_types: Rows | None = None,
+        choices: int | None = None,
     ) -> BenchInputs:
-        """All rows in the order given, `batch_size` at a time. Raises ValueError without rows."""
+        """All sequences in order, `batch_size` examples at a time. Raises ValueError without any."""
         rows = _as_rows(ids)
         if not rows:
             raise ValueError("no rows to feed the model")
         if any(row.size == 0 for row in rows):
             raise ValueError("a row without tokens cannot be fed to the model")
-        starts = (*range(0, len(rows), batch_size), len(rows))
-        return cls(rows, starts, pad_id, None if token_types is None else _as_rows(token_types))
+        starts = (*range(0, len(rows), batch_size * (choices or 1)), len(rows))
+        types = None if token_types is None else _as_rows(token_types)
+        return cls(rows, starts, pad_id, types, choices)
 
     @classmethod
     def sample(
@@ -58,24 +62,26 @@ class BenchInputs:
         sequence_length: Literal["data"] | int = "data",
         pad_id: int = 0,
         token_types: Rows | None = None,
+        choices: int | None = None,
         calls: int = 64,
         seed: int = 0,
     ) -> BenchInputs:
-        """`calls` batches to time: a seeded sample of the rows in their natural order.
+        """`calls` batches to time: a seeded sample of the examples in their natural order.
 
-        With a number for `sequence_length` every row is cut or repeated to that many tokens. Rows
+        With a number for `sequence_length` every sequence is cut or repeated to that many tokens. Examples
         are used again when there are fewer than calls * batch_size.
         """
         if len(ids) == 0:
             raise ValueError("no rows to feed the model")
-        wanted = calls * batch_size
-        order = np.sort(_drawn(len(ids), wanted, seed))
+        together = choices or 1
+        examples = np.sort(_drawn(len(ids) // together, calls * batch_size, seed))
+        order = [int(place) for first in examples * together for place in range(first, first + together)]
         types = None if token_types is None else [token_types[i] for i in order]
         picked = [ids[i] for i in order]
         if sequence_length != "data":
             picked = [_resized(row, sequence_length) for row in picked]
             types = None if types is None else [_resized(row, sequence_length) for row in types]
-        return cls.in_order(picked, batch_size=batch_size, pad_id=pad_id, token_types=types)
+        return cls.in_order(picked, batch_size=batch_size, pad_id=pad_id, token_types=types, choices=choices)
 
     @property
     def calls(self) -> int:
@@ -86,11 +92,11 @@ class BenchInputs:
         return len(self.ids)
 
     def examples_in(self, calls: int) -> int:
-        """Rows in the first `calls` batches."""
-        return self.starts[calls]
+        """Examples in the first `calls` batches."""
+        return self.starts[calls] // (self.choices or 1)
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
-        """(rows, padded length) of every batch."""
+        """(sequences, padded length) of every batch."""
         return tuple((b - a, max(row.size for row in self.ids[a:b])) for a, b in self._bounds())
 
     def digest(self) -> str:
@@ -98,7 +104,7 @@ class BenchInputs:
         return hashlib.sha256(repr(self.shapes()).encode()).hexdigest()
 
     def batches(self) -> Iterator[dict[str, Ints]]:
-        """Padded `input_ids`, `attention_mask` and `token_type_ids`, each [rows, length]."""
+        """Padded `input_ids`, `attention_mask` and `token_type_ids`, each [sequences, length]."""
         for first, end in self._bounds():
             rows = self.ids[first:end]
             types = self.token_types[first:end] if self.token_types is not None else None
@@ -108,6 +114,12 @@ class BenchInputs:
                 "token_type_ids": _padded(types or [np.zeros_like(row) for row in rows], 0),
             }
 
+    def stacked(self, batch: dict[str, Ints]) -> dict[str, Ints]:
+        """A batch as the model takes it: [examples, choices, length] where it takes choices together."""
+        if self.choices is None:
+            return batch
+        return {name: values.reshape(-1, self.choices, values.shape[1]) for name, values in batch.items()}
+
     def save(self, path: Path) -> None:
         """Write an .npz that `load` reads."""
         arrays: dict[str, Any] = {
@@ -115,6 +127,7 @@ class BenchInputs:
             "lengths": np.array([row.size for row in self.ids], dtype=np.int64),
             "starts": np.array(self.starts, dtype=np.int64),
             "pad_id": np.int64(self.pad_id),
+            "choices": np.int64(self.choices or 0),
         }
         if self.token_types is not None:
             arrays["token_types"] = np.concatenate(self.token_types)
@@ -130,6 +143,7 @@ class BenchInputs:
                 tuple(int(start) for start in stored["starts"]),
                 int(stored["pad_id"]),
                 None if types is None else tuple(types),
+                int(stored["choices"]) or None,
             )
 
     def _bounds(self) -> Iterator[tuple[int, int]]:

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Logits = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
-Metric = Callable[[Logits, Labels], float]
 Interval = tuple[float, float]
 RESAMPLES = 10_000
-RESAMPLES_OF_METRIC = 2_000
+RESAMPLES_OF_SCORE = 2_000
+
+
+class Marks(Sized, Protocol):
+    """What answers on rows count for in a score."""
+
+    def take(self: M, index: npt.NDArray[np.int64]) -> M:
+        """Of the rows at `index`, which may name a row more than once."""
+
+
+M = TypeVar("M", bound=Marks)
+M_contra = TypeVar("M_contra", bound=Marks, contravariant=True)
+
+
+class Scorer(Protocol[M_contra]):
+    """A job's score; see `tasks.scoring`."""
+
+    def score(self, marks: M_contra) -> float:
+        """Of some rows; higher is better."""
+
+    def right(self, marks: M_contra) -> npt.NDArray[np.bool_] | None:
+        """The rows of which the score is the share, or None where it is something else."""
 
 
 @dataclass(frozen=True)
@@ -81,47 +100,33 @@ def bootstrap_accuracy(
     )
 
 
-def bootstrap_metric(
-    metric: Metric,
-    labels: Labels,
-    dense_logits: Logits,
-    optimized_logits: Logits,
+def bootstrap_score(
+    score: Callable[[M], float],
+    dense: M,
+    optimized: M,
     *,
-    resamples: int = RESAMPLES_OF_METRIC,
+    resamples: int = RESAMPLES_OF_SCORE,
     seed: int = 0,
 ) -> PairedBootstrap:
-    """Paired bootstrap of any `metric(logits, labels)`, for logits [rows, classes], labels [rows]."""
-    rows = _same_rows(labels, dense_logits, optimized_logits)
+    """Paired bootstrap of any `score` of the marks of both models on the same rows."""
+    rows = _same_rows(dense, optimized)
     rng = np.random.default_rng(seed)
     scores = np.empty((resamples, 2))
-    for score in scores:
+    for resample in scores:
         drawn = rng.integers(rows, size=rows)
-        score[:] = (
-            metric(dense_logits[drawn], labels[drawn]),
-            metric(optimized_logits[drawn], labels[drawn]),
-        )
-    return PairedBootstrap(
-        metric(dense_logits, labels), metric(optimized_logits, labels), scores[:, 0], scores[:, 1]
-    )
+        resample[:] = score(dense.take(drawn)), score(optimized.take(drawn))
+    return PairedBootstrap(score(dense), score(optimized), scores[:, 0], scores[:, 1])
 
 
-def paired_bootstrap(
-    name: str,
-    metric: Metric,
-    labels: Labels,
-    dense_logits: Logits,
-    optimized_logits: Logits,
-    *,
-    seed: int = 0,
-) -> PairedBootstrap:
-    """Paired bootstrap of the metric `name`, computed by `metric`; accuracy takes the short way."""
-    if name == "accuracy":
-        right = (logits.argmax(axis=1) == labels for logits in (dense_logits, optimized_logits))
-        return bootstrap_accuracy(*right, seed=seed)
-    return bootstrap_metric(metric, labels, dense_logits, optimized_logits, seed=seed)
+def paired_bootstrap(scorer: Scorer[M], dense: M, optimized: M, *, seed: int = 0) -> PairedBootstrap:
+    """Paired bootstrap of the job's score; the share of right rows takes the short way."""
+    dense_right, optimized_right = scorer.right(dense), scorer.right(optimized)
+    if dense_right is not None and optimized_right is not None:
+        return bootstrap_accuracy(dense_right, optimized_right, seed=seed)
+    return bootstrap_score(scorer.score, dense, optimized, seed=seed)
 
 
-def _same_rows(*arrays: npt.NDArray[np.generic]) -> int:
+def _same_rows(*arrays: Sized) -> int:
     counts = {len(array) for array in arrays}
     if len(counts) != 1 or 0 in counts:
         raise ValueError(f"a paired interval needs the same rows for both models, found {sorted(counts)}")

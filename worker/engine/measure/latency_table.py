@@ -22,7 +22,7 @@ LEAST_PART = 0.01  # of the dense model's milliseconds, that any model is predic
 @dataclass(frozen=True)
 class Dimensions:
     """Of the dense model's encoder. `form` is how it computes, as `AxforgeConfig` says it, and
-    `layer_variants` what is its layers' own."""
+    `layer_variants` what is its layers' own. `first_token_only`: its head reads no other token."""
 
     hidden_size: int
     head_size: int
@@ -31,6 +31,7 @@ class Dimensions:
     layers: int
     form: Mapping[str, Any] = field(default_factory=dict)
     layer_variants: Sequence[Mapping[str, Any]] = ({},)
+    first_token_only: bool = True
 
 
 @dataclass(frozen=True)

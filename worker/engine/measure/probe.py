@@ -44,11 +44,12 @@ def main() -> int:
     answers = _private_stdout()
     requests = _requests_until_eof(sys.stdin)
     try:
-        calls = _load(arguments)
+        inputs = BenchInputs.load(arguments.inputs)
+        calls = _load(arguments, inputs)
         _settle()
         _answer(answers, {"ready": True})
         while True:
-            answer = _serve(calls, requests.get())
+            answer = _serve(calls, inputs, requests.get())
             _settle()
             _answer(answers, answer)
     except Exception as error:  # the parent raises it, typed, with this cause
@@ -105,9 +106,8 @@ def _settle() -> None:
         idle = 0 if others_busy() else idle + 1
 
 
-def _load(arguments: argparse.Namespace) -> list[Call]:
+def _load(arguments: argparse.Namespace, inputs: BenchInputs) -> list[Call]:
     """One ready-made call for every batch: padding and transfers happen outside the timing."""
-    inputs = BenchInputs.load(arguments.inputs)
     match arguments.runtime:
         case "onnxruntime":
             return _onnx_calls(arguments, inputs)
@@ -132,17 +132,18 @@ def _onnx_calls(arguments: argparse.Namespace, inputs: BenchInputs) -> list[Call
     session = ort.InferenceSession(str(arguments.model), options, providers=[provider])
     wanted = {wanted.name: wanted for wanted in session.get_inputs()}
     outputs = [output.name for output in session.get_outputs()]
-    logits = ["logits"] if "logits" in outputs else outputs[:1]
+    asked = ["start_logits", "end_logits"] if "start_logits" in outputs else outputs[:1]
 
     def call(feed: dict[str, Any]) -> Call:
-        return lambda: np.asarray(session.run(logits, feed)[0])
+        return lambda: _joined(session.run(asked, feed))
 
-    return [call(_onnx_feed(batch, wanted)) for batch in inputs.batches()]
+    return [call(_onnx_feed(batch, wanted, inputs)) for batch in inputs.batches()]
 
 
-def _onnx_feed(batch: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+def _onnx_feed(batch: dict[str, Any], wanted: dict[str, Any], inputs: BenchInputs) -> dict[str, Any]:
     """The graph's own inputs; `hidden` (layer stacks) is seeded noise of the batch's shape."""
-    feed: dict[str, Any] = {name: batch[name] for name in wanted if name in batch}
+    given = inputs.stacked(batch) if "input_ids" in wanted else batch
+    feed: dict[str, Any] = {name: given[name] for name in wanted if name in given}
     if "hidden" in wanted:
         hidden = int(wanted["hidden"].shape[-1])
         shape = (*batch["input_ids"].shape, hidden)
@@ -154,10 +155,13 @@ def _torch_calls(arguments: argparse.Namespace, inputs: BenchInputs) -> list[Cal
     import inspect
 
     import torch
-    from transformers import AutoModelForSequenceClassification
+
+    from worker.engine.anatomy.heads import AUTO_CLASSES, kind_of, logits_of
 
     torch.set_num_threads(arguments.threads)
-    model = AutoModelForSequenceClassification.from_pretrained(
+    config = json.loads((arguments.model / "config.json").read_text(encoding="utf-8"))
+    loader = AUTO_CLASSES[kind_of(config.get("architectures")) or "sequence"]
+    model = loader.from_pretrained(
         arguments.model,
         trust_remote_code=arguments.remote_code,
         local_files_only=True,
@@ -169,22 +173,34 @@ def _torch_calls(arguments: argparse.Namespace, inputs: BenchInputs) -> list[Cal
     def call(feed: dict[str, Any]) -> Call:
         def run() -> npt.NDArray[np.float32]:
             with torch.inference_mode():  # the copy to the host waits for the device
-                return np.asarray(model(**feed).logits.float().cpu().numpy())
+                return np.asarray(logits_of(model(**feed)).float().cpu().numpy())
 
         return run
 
     return [
         call({n: torch.from_numpy(v).to(arguments.device) for n, v in batch.items() if n in taken})
-        for batch in inputs.batches()
+        for batch in map(inputs.stacked, inputs.batches())
     ]
 
 
-def _serve(calls: list[Call], request: dict[str, Any]) -> dict[str, Any]:
+def _joined(outputs: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """One output, or several of one shape side by side in a new last dimension."""
+    return np.asarray(outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1))
+
+
+def _unpadded(logits: npt.NDArray[np.float32], batch: dict[str, Any]) -> npt.NDArray[np.float32]:
+    """[rows, outputs] as they are; [sequences, length, outputs] as [tokens, outputs]."""
+    return logits[batch["attention_mask"].astype(bool)] if logits.ndim == 3 else logits
+
+
+def _serve(calls: list[Call], inputs: BenchInputs, request: dict[str, Any]) -> dict[str, Any]:
     match request["do"]:
         case "pass":
             return _timed(calls, **{key: request[key] for key in ("calls", "repeats", "warmup")})
         case "logits":
-            logits = np.concatenate([call() for call in calls])
+            logits = np.concatenate(
+                [_unpadded(call(), batch) for call, batch in zip(calls, inputs.batches(), strict=True)]
+            )
             np.save(request["to"], logits)
             return {"rows": int(logits.shape[0])}
         case "memory":

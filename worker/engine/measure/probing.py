@@ -69,7 +69,7 @@ class Probe:
         return Turn(np.asarray(answer["ms"], dtype=np.float64).reshape(repeats, -1), answer["waited"])
 
     def logits(self) -> npt.NDArray[np.float32]:
-        """Logits of all rows, [rows, classes], in the order of the inputs."""
+        """Logits of all examples, [examples, outputs], or of all tokens, [tokens, outputs], in order."""
         with tempfile.TemporaryDirectory(prefix="axforge-logits-") as folder:
             file = Path(folder) / "logits.npy"
             self._ask({"do": "logits", "to": str(file)})

@@ -69,7 +69,8 @@ def _measured(
     seconds: float,
     on_step: Callable[[int, int], None],
 ) -> LatencyTable:
-    planned = planned_stacks(dimensions.heads, dimensions.channels, last=dense.runtime == "onnxruntime")
+    last = dense.runtime == "onnxruntime" and dimensions.first_token_only
+    planned = planned_stacks(dimensions.heads, dimensions.channels, last=last)
     timed: list[tuple[Comparison, str]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="axforge-table-")))

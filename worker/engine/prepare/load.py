@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -19,33 +18,49 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from models.spec.capabilities import ARCHITECTURES
-from worker.engine.errors import ModelError
+from worker.engine.anatomy import family_of
+from worker.engine.anatomy.heads import AUTO_CLASSES, HeadKind, kind_of
+from worker.engine.errors import ModelError, UnsupportedArchitecture
 from worker.engine.prepare.model_source import POINTER
+from worker.engine.tasks.base import Task
 
 # Parts of a model that classification trains anew where a checkpoint lacks them.
 _TRAINED_ANEW = ("pooler",)
+CLASSIFIERS: tuple[HeadKind, ...] = ("sequence", "token")
+"""Heads whose outputs are the labels of the data."""
+SPAN_OUTPUTS = ("start", "end")
+MULTI_LABEL, REGRESSION = "multi_label_classification", "regression"
 
 
-def load_model(folder: Path, *, labels: Sequence[str], seed: int = 0) -> tuple[PreTrainedModel, bool]:
-    """The classifier of a checked folder (fp32, eval mode), and whether its head is trained for `labels`.
+def load_model(
+    folder: Path, task: Task, *, labels: Sequence[str], seed: int = 0
+) -> tuple[PreTrainedModel, bool]:
+    """The model of a checked folder with the task's head (fp32, eval mode), and whether that is trained.
 
-    A trained head counts when its label names are those of the data (letter case aside), and is put
-    in the data's order; or when its names are generic (LABEL_0, ...) and the data's labels are 0 .. n-1.
-    Any other head is initialised from `seed`.
-    Raises ModelError when the weights are not of the architecture that the config describes.
+    A classifier's head counts as trained when its label names are those of the data (letter case aside), and
+    is put in the data's order; or when its names are generic (LABEL_0, ...) and the data's labels are
+    0 .. n-1. Any other head counts when the folder's model class has one of its kind. What does not count
+    is initialised from `seed`.
+    Raises ModelError when the weights are not of the architecture that the config describes, and
+    UnsupportedArchitecture when it has no such head.
     """
     _quiet()
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    order = _head_order(config, labels)
-    names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    config.update({**names, "problem_type": "single_label_classification"})
+    if task.head not in family_of(config.model_type).heads:
+        raise UnsupportedArchitecture(
+            f"models of type {config.model_type!r} have no head for task {task.name}",
+            remedy="choose another task, or a base model of another architecture",
+            pointer="/task",
+        )
+    order = _head_order(config, task, labels)
+    _set_outputs(config, task, labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, missing = _loaded(folder, config)
+        model, missing = _loaded(folder, config, task.head)
         trained = order is not None and not missing
         if not trained:
             _initialise_head(model)
-    if trained and order is not None:
+    if trained and order:
         _reorder_head(model, order)
     return model.eval(), trained
 
@@ -98,10 +113,10 @@ def _has_segments(folder: Path) -> bool:
     return int(getattr(config, "type_vocab_size", 0)) > 1
 
 
-def _loaded(folder: Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, bool]:
+def _loaded(folder: Path, config: PreTrainedConfig, head: HeadKind) -> tuple[PreTrainedModel, bool]:
     """The model, and whether weights of its head are missing in the folder."""
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = AUTO_CLASSES[head].from_pretrained(
             folder,
             config=config,
             trust_remote_code=False,
@@ -127,8 +142,25 @@ def _loaded(folder: Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, bo
     return model, bool(absent)
 
 
-def _head_order(config: PreTrainedConfig, labels: Sequence[str]) -> list[int] | None:
-    """For each label of the data the head's row, or None where the label sets differ."""
+def _set_outputs(config: PreTrainedConfig, task: Task, labels: Sequence[str]) -> None:
+    """Let the config say what the head answers, and what its loss is called."""
+    names = labels if task.head in CLASSIFIERS else SPAN_OUTPUTS if task.head == "span" else ()
+    if names:
+        config.update({"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}})
+    config.update({"problem_type": task.problem_type})
+
+
+def _head_order(config: PreTrainedConfig, task: Task, labels: Sequence[str]) -> list[int] | None:
+    """For each label of the data the head's row, empty where it has none; None where the head is another."""
+    kind = kind_of(config.architectures)
+    if config.architectures and kind != task.head:
+        return None
+    if task.head not in CLASSIFIERS:
+        return []
+    if task.problem_type == REGRESSION:
+        return [] if config.num_labels == 1 else None
+    if task.problem_type == MULTI_LABEL != config.problem_type:
+        return None
     own = [str(config.id2label[row]).casefold() for row in sorted(config.id2label)]
     wanted = [label.casefold() for label in labels]
     if len(set(own)) == len(own) and sorted(own) == sorted(wanted):
@@ -145,7 +177,8 @@ def _initialise_head(model: PreTrainedModel) -> None:
         for module in part.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=spread)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
 
 def _reorder_head(model: PreTrainedModel, order: list[int]) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from worker.engine.anatomy import Anatomy, Gates, Shape
+from worker.engine.anatomy.heads import logits_of
 from worker.engine.device import Device
 from worker.engine.significance.elements import Element
-from worker.engine.tasks import Split, Task
+from worker.engine.tasks import Batch, Split, Task
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,12 @@ def fisher_information(
     heads: list[torch.Tensor] = []
     channels: list[torch.Tensor] = []
     for batch in split.batches(batch_size):
-        with anatomy.masked(shape), anatomy.gated(len(batch.index)) as gates, device.autocast("fast"):
-            logits = anatomy.model(**device.put(batch.inputs)).logits
-            loss = task.losses(logits.float(), batch.labels.to(device.torch_device)).sum()
+        with anatomy.masked(shape), anatomy.gated(len(batch.rows)) as gates, device.autocast("fast"):
+            logits = logits_of(anatomy.model(**device.put(batch.inputs)))
+            loss = task.losses(logits.float(), batch).sum()
             by_head, by_channel = _gradients(loss, gates)
-        heads.append(by_head.float().cpu())
-        channels.append(by_channel.float().cpu())
+        heads.append(_by_row(by_head.float().cpu(), batch))
+        channels.append(_by_row(by_channel.float().cpu(), batch))
     return FisherInformation(
         _kept(torch.cat(heads).numpy(), [layer.heads for layer in shape.layers]),
         _kept(torch.cat(channels).numpy(), [layer.channels for layer in shape.layers]),
@@ -81,6 +82,12 @@ def _gradients(loss: torch.Tensor, gates: Gates) -> tuple[torch.Tensor, torch.Te
         loss, (gates.heads, gates.channels), allow_unused=True, materialize_grads=True
     )
     return by_head, by_channel
+
+
+def _by_row(gradients: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Gradients of sequences (s, ...) summed over the sequences of each row, (b, ...)."""
+    rows = gradients.new_zeros((len(batch.index), *gradients.shape[1:]))
+    return rows.index_add_(0, batch.rows, gradients)
 
 
 def _kept(gradients: np.ndarray, kept: list[tuple[int, ...]]) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from worker.engine.anatomy import Anatomy, Shape
+from worker.engine.anatomy.heads import logits_of
 from worker.engine.device import Device, Precision
 from worker.engine.tasks import Split, Task
 
@@ -59,7 +60,7 @@ class PrefixReplay:
             for number, batch in enumerate(self._batches):
                 with self._from_layer(first, number):
                     logits = self._logits(number)
-                losses[batch.index] = self._task.losses(logits.float().cpu(), batch.labels).numpy()
+                losses[batch.index] = self._task.losses(logits.float().cpu(), batch).numpy()
         return losses
 
     def _first_difference(self, shape: Shape) -> int:
@@ -70,10 +71,7 @@ class PrefixReplay:
 
     def _logits(self, number: int) -> torch.Tensor:
         with self._device.autocast(self._precision):
-            logits: torch.Tensor = self._anatomy.model(
-                **self._device.put(self._batches[number].inputs)
-            ).logits
-        return logits
+            return logits_of(self._anatomy.model(**self._device.put(self._batches[number].inputs)))
 
     @torch.no_grad()
     def _kept_outputs(self, number: int) -> list[Any]:

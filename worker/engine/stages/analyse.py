@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from worker.engine.anatomy.heads import READS_FIRST_TOKEN
 from worker.engine.measure.latency_table import Dimensions, LatencyTable
 from worker.engine.measure.table_measure import latency_table
 from worker.engine.run import Run
@@ -55,6 +56,7 @@ def _latency_table(run: Run) -> LatencyTable:
             anatomy.layers,
             form=anatomy.form,
             layer_variants=anatomy.layer_variants,
+            first_token_only=anatomy.kind in READS_FIRST_TOKEN,
         ),
         threads=run.threads,
         delivered=whole,

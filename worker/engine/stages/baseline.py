@@ -108,7 +108,7 @@ def quantization(run: Run) -> Recipe:
 
 
 def dense_logits(run: Run) -> NDArray[np.float32]:
-    """What the delivered dense model answers on the selection split, (rows, labels)."""
+    """What the delivered dense model answers on the selection split, as `Delivered.logits`."""
     return np.asarray(np.load(run.workspace.folder("baseline") / DENSE_LOGITS, allow_pickle=False))
 
 
@@ -162,7 +162,7 @@ def _trained_for_the_task(run: Run) -> bool:
     """Leave the dense model in `run.dense_folder`; answers whether it was trained here."""
     base = base_model(run)
     tokenizer = load_tokenizer(base)
-    model, has_head = load_model(base, labels=run.data.labels, seed=run.spec.seed)
+    model, has_head = load_model(base, run.task, labels=run.data.labels, seed=run.spec.seed)
     wanted = run.spec.fine_tune if run.spec.fine_tune is not None else not has_head
     if wanted:
         _fine_tune(run, model, tokenizer)

@@ -19,6 +19,7 @@ def prepare(run: Run) -> dict[str, Any]:
     run.progress("prepare", 1, 2, "data set")
     folder = run.workspace.folder("prepare") / "data"
     data = prepare_dataset(run.spec.dataset, folder, seed=run.spec.seed, task=run.task, reporter=run.reporter)
+    run.task.check_metric(data.labels, run.spec.metric)
     return {
         "labels": list(data.labels),
         "rows": data.rows,

@@ -9,7 +9,6 @@ holds and accuracy is comfortable, towards the focus. The first rung that is not
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,12 +224,11 @@ class _Climb:
         run = self.run
         if run.spec.constraints.accuracy.confidence == "point":
             return None
+        scorer = run.scorer
         return paired_bootstrap(
-            run.spec.metric,
-            partial(run.task.metric, run.spec.metric),
-            run.selection.labels,
-            dense_logits(run),
-            delivered.logits,
+            scorer,
+            run.dense.scorer.marks(dense_logits(run)),
+            scorer.marks(delivered.logits),
             seed=run.spec.seed,
         )
 

@@ -9,15 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from worker.engine.anatomy.heads import logits_of
 from worker.engine.device import Device, Precision
 from worker.engine.reporting import Reporter
 from worker.engine.tasks.base import Task
-from worker.engine.tasks.split import Split
+from worker.engine.tasks.split import Batch, Split
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """In split order: `losses` (n,) and `logits` (n, outputs); `loss` is the mean over samples."""
+    """In split order: `losses` (n,), and `logits` (n, outputs), or (tokens, outputs) of heads that answer by
+    token; `loss` is the mean over rows."""
 
     loss: float
     losses: NDArray[np.float32]
@@ -41,22 +43,30 @@ def evaluate(
     The model is put on the device and left in the mode (train or eval) that it was in.
     Raises Stopped between batches when `reporter` says so.
     """
+    if not len(split):
+        raise ValueError("the split has no rows")
     model.to(device.torch_device)
     was_training = model.training
     model.eval()
     logits: NDArray[np.float32] | None = None
+    losses = np.empty(len(split), dtype=np.float32)
     for batch in split.batches(batch_size):
         if reporter is not None:
             reporter.check()
         with device.autocast(precision):
-            output = model(**device.put(batch.inputs)).logits
-        part = output.float().cpu().numpy()
+            output = logits_of(model(**device.put(batch.inputs))).float().cpu()
+        part = unpadded(output, batch).numpy()
         if logits is None:
-            logits = np.empty((len(split), part.shape[1]), dtype=np.float32)
-        logits[batch.index] = part
+            logits = np.empty((len(split.ids if split.by_token else split), part.shape[1]), dtype=np.float32)
+        logits[split.flat_positions(batch.index) if split.by_token else batch.index] = part
+        losses[batch.index] = task.losses(output, batch).numpy()
     model.train(was_training)
-    if logits is None:
-        raise ValueError("the split has no rows")
-    losses = task.losses(torch.from_numpy(logits), torch.from_numpy(split.labels)).numpy()
-    scores = {name: task.metric(name, logits, split.labels) for name in task.metrics}
+    assert logits is not None
+    marks = task.marks(logits, split)
+    scores = {str(name): task.score(name, marks) for name in task.metrics}
     return Evaluation(float(losses.mean(dtype=np.float64)), losses, logits, scores)
+
+
+def unpadded(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Logits of a batch as a split keeps them: those by token without padding, (tokens, outputs)."""
+    return logits[batch.mask.to(logits.device)] if logits.dim() == 3 else logits

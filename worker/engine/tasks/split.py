@@ -1,73 +1,119 @@
-"""Encoded rows: ragged token ids in one flat array, and batches padded to their longest row."""
+"""Encoded rows: ragged token ids in one flat array, and batches padded to their longest sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from worker.engine.tasks.rows import Rows
+
 # Rows are shuffled, then sorted by length within this many batches: little padding, still random.
 BATCHES_PER_BUCKET = 32
+IGNORED = -100
+"""The label of a token that has none."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`inputs` are the model's keyword arguments, each (b, longest); `index` the places of the rows."""
+    """b rows as s sequences; s is b but for tasks that give a row several sequences.
+
+    `inputs` are the model's keyword arguments, each (s, longest), or (b, choices, longest) where the
+    split is `stacked`; `labels` those of the rows, (b, ...), or (s, longest) where tokens have them;
+    `index` the places of the rows in the split, (b,); `rows` the row in the batch of each sequence, (s,).
+    """
 
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor
     index: NDArray[np.int64]
+    rows: torch.Tensor
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """(s, longest) booleans: true where a token is real."""
+        mask = self.inputs["attention_mask"]
+        return mask.reshape(-1, mask.shape[-1]).bool()
 
 
 @dataclass(frozen=True)
 class Split:
-    """n encoded rows. Row i has the tokens `ids[offsets[i]:offsets[i + 1]]`.
+    """n encoded rows, each one sequence of tokens, or several.
 
-    ids: (tokens,) token ids; offsets: (n + 1,); labels: (n,); segments: (tokens,) token type ids, or None
-    where the tokenizer makes none; pad_id fills up shorter rows of a batch.
+    Sequence j has the tokens `ids[offsets[j]:offsets[j + 1]]`.
+    ids: (tokens,) token ids; offsets: (sequences + 1,); labels: (n, ...), or (tokens,) where `by_token`;
+    segments: (tokens,) token type ids, or None where the tokenizer makes none; pad_id fills up shorter
+    sequences of a batch; starts: (n + 1,), row i has the sequences `starts[i]` to `starts[i + 1]`, None where
+    each has one; stacked: whether the model takes a row's sequences as one example (choices, length);
+    spans: (tokens, 2) first and last character of each token in the text that answers are taken from, -1
+    outside it; source: the rows that were encoded, for tasks that judge by more than labels.
     """
 
     ids: NDArray[np.int64]
     offsets: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     pad_id: int
     segments: NDArray[np.int64] | None = None
+    starts: NDArray[np.int64] | None = None
+    by_token: bool = False
+    stacked: bool = False
+    spans: NDArray[np.int64] | None = None
+    source: Rows | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.row_starts) - 1
+
+    @property
+    def row_starts(self) -> NDArray[np.int64]:
+        """The first sequence of each row, and their number at the end, (n + 1,)."""
+        return np.arange(len(self.offsets), dtype=np.int64) if self.starts is None else self.starts
+
+    @property
+    def sequence_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each sequence, (sequences,)."""
+        return np.diff(self.offsets)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, (n,)."""
-        return np.diff(self.offsets)
+        return np.diff(self.offsets[self.row_starts])
+
+    @property
+    def choices(self) -> int | None:
+        """Sequences of every row where the model takes them together, else None."""
+        return int(np.diff(self.row_starts)[0]) if self.stacked else None
 
     def row(self, index: int) -> NDArray[np.int64]:
         """Token ids of one row, unpadded."""
-        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+        first, end = self.offsets[self.row_starts[[index, index + 1]]]
+        return self.ids[first:end]
 
     def select(self, index: NDArray[np.int64]) -> Split:
         """The rows at `index`, in that order."""
         flat = self.flat_positions(index)
+        sequences, counts = self._sequences(index)
         return replace(
             self,
             ids=self.ids[flat],
-            offsets=np.concatenate([[0], np.cumsum(self.lengths[index])]).astype(np.int64),
-            labels=self.labels[index],
+            offsets=_ends(self.sequence_lengths[sequences]),
+            labels=self.labels[flat if self.by_token else index],
             segments=None if self.segments is None else self.segments[flat],
+            starts=None if self.starts is None else _ends(counts),
+            spans=None if self.spans is None else self.spans[flat],
+            source=None if self.source is None else self.source.take(index),
         )
 
     def flat_positions(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Places in `ids` of the tokens of the rows at `index`, row after row, without padding."""
-        lengths = self.lengths[index]
-        starts = np.repeat(self.offsets[index] - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
-        return np.asarray(starts + np.arange(int(lengths.sum())), dtype=np.int64)
+        return _ranges(self.offsets[self.row_starts[index]], self.lengths[index])
 
     def batch(self, index: NDArray[np.int64]) -> Batch:
-        """The rows at `index`, padded to the longest of them."""
-        lengths = self.lengths[index]
+        """The rows at `index`, padded to the longest of their sequences."""
+        sequences, counts = self._sequences(index)
+        lengths = self.sequence_lengths[sequences]
         mask = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
         flat = self.flat_positions(index)
         inputs = {
@@ -76,7 +122,14 @@ class Split:
         }
         if self.segments is not None:
             inputs["token_type_ids"] = _padded(self.segments[flat], mask, 0)
-        return Batch(inputs, torch.from_numpy(self.labels[index]), index)
+        if self.stacked:
+            inputs = {name: values.reshape(len(index), -1, mask.shape[1]) for name, values in inputs.items()}
+        labels = (
+            _padded(self.labels[flat], mask, IGNORED)
+            if self.by_token
+            else torch.from_numpy(self.labels[index])
+        )
+        return Batch(inputs, labels, index, torch.from_numpy(np.repeat(np.arange(len(index)), counts)))
 
     def batches(
         self, batch_size: int, *, shuffle_seed: int | None = None, bucketed: bool = True
@@ -92,6 +145,12 @@ class Split:
     def batch_count(self, batch_size: int) -> int:
         """How many batches `batches` yields."""
         return -(-len(self) // batch_size)
+
+    def _sequences(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The sequences of the rows at `index`, row after row, and how many each has."""
+        starts = self.row_starts
+        counts = starts[index + 1] - starts[index]
+        return _ranges(starts[index], counts), counts
 
     def _batch_indices(
         self, batch_size: int, shuffle_seed: int | None, bucketed: bool
@@ -113,6 +172,17 @@ class Split:
 
 def _cut(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _ends(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0 and the running sums: where each of so many begins, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """starts[0], starts[0] + 1, ... `counts[0]` of them, then as many from starts[1], and so on."""
+    gaps = np.repeat(starts - _ends(counts)[:-1], counts)
+    return np.asarray(gaps + np.arange(int(counts.sum())), dtype=np.int64)
 
 
 def _padded(values: NDArray[np.int64], mask: NDArray[np.bool_], fill: int) -> torch.Tensor:

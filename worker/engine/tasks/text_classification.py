@@ -2,51 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
+import pyarrow as pa
 
-from worker.engine.tasks.base import Task
-from worker.engine.tasks.metrics import METRICS, confusion_matrix
+from models.spec import Columns, TaskName
+from worker.engine.tasks.columns import map_text_columns
+from worker.engine.tasks.labels import hub_label_order, label_ids, label_names, label_set
 from worker.engine.tasks.rows import Rows
-from worker.engine.tasks.split import Split
+from worker.engine.tasks.single_label import SingleLabelTask
+from worker.engine.tasks.texts import TextTask
+
+WITHHELD = "-1"  # the hub's sign for a label that is not told
 
 
-class TextClassification(Task):
-    """Cross-entropy over the label set. Pairs are joined as the tokenizer joins them."""
+class TextClassification(TextTask, SingleLabelTask):
+    name: ClassVar[TaskName] = "text-classification"
+    problem_type: ClassVar[str | None] = "single_label_classification"
 
-    name: ClassVar[str] = "text-classification"
-    metrics: ClassVar[tuple[str, ...]] = tuple(METRICS)
+    def map_columns(self, table: pa.Table, given: Columns) -> Columns:
+        return map_text_columns(table, given)
 
-    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Split:
-        encoded = tokenizer(
-            list(rows.texts),
-            None if rows.pairs is None else list(rows.pairs),
-            truncation=True,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-        )
-        ids: list[list[int]] = encoded["input_ids"]
-        segments: list[list[int]] | None = encoded.get("token_type_ids")
-        lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-        return Split(
-            ids=_flat(ids),
-            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            labels=rows.labels,
-            pad_id=int(tokenizer.pad_token_id or 0),
-            segments=None if segments is None else _flat(segments),
-        )
+    def labels_of(self, table: pa.Table, columns: Columns) -> list[str | None]:
+        return label_names(table, str(columns.label))
 
-    def losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    def label_set(self, rows: Rows, table: pa.Table, columns: Columns) -> tuple[str, ...]:
+        return label_set(rows["label"], hub_label_order(table, str(columns.label)))
 
-    def metric(self, name: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-        return METRICS[name](confusion_matrix(logits.argmax(axis=1), labels, logits.shape[1]))
+    def numbered(self, rows: Rows, labels: tuple[str, ...], split: str) -> Rows:
+        return rows.with_part("label", label_ids(rows["label"], labels, split).tolist(), labels)
 
-
-def _flat(rows: list[list[int]]) -> NDArray[np.int64]:
-    return np.fromiter((token for row in rows for token in row), dtype=np.int64)
+    def withheld(self, rows: Rows, known: Sequence[str]) -> Rows:
+        if WITHHELD in known:
+            return rows
+        return rows.with_part("label", [None if name == WITHHELD else name for name in rows["label"]])

@@ -20,7 +20,7 @@ REMOVED = 0.1
 
 
 def augmented(train: Split, copies: int, *, fixed: Collection[int], seed: int) -> Split:
-    """`train` and after it `copies` disturbed versions of every row, in the same order.
+    """`train` and after it `copies` disturbed versions of every row, in the same order; for training only.
 
     Of a copy's tokens a tenth is replaced by tokens drawn from all of `train`, then a tenth removed; those
     in `fixed` (the tokenizer's special ones) stay. Labels are those of the original: a copy may no longer
@@ -34,13 +34,17 @@ def augmented(train: Split, copies: int, *, fixed: Collection[int], seed: int) -
         if len(words)
         else [train]
     )
-    lengths = np.concatenate([part.lengths for part in parts])
+    lengths = np.concatenate([part.sequence_lengths for part in parts])
+    sequences = np.concatenate([np.diff(part.row_starts) for part in parts])
     return replace(
         train,
         ids=np.concatenate([part.ids for part in parts]),
         offsets=_offsets(lengths),
         labels=np.concatenate([part.labels for part in parts]),
         segments=_joined([part.segments for part in parts]),
+        starts=None if train.starts is None else _offsets(sequences),
+        spans=None,
+        source=None,
     )
 
 
@@ -51,10 +55,15 @@ def _disturbed(
     ids = split.ids.copy()
     ids[changed] = generator.choice(words, int(changed.sum()))
     kept = ~(free & (generator.random(len(free)) < REMOVED))
-    rows = np.repeat(np.arange(len(split)), split.lengths)
-    lengths = np.bincount(rows[kept], minlength=len(split))
-    segments = None if split.segments is None else split.segments[kept]
-    return replace(split, ids=ids[kept], offsets=_offsets(lengths), segments=segments)
+    lengths = split.sequence_lengths
+    sequences = np.repeat(np.arange(len(lengths)), lengths)
+    return replace(
+        split,
+        ids=ids[kept],
+        offsets=_offsets(np.bincount(sequences[kept], minlength=len(lengths))),
+        labels=split.labels[kept] if split.by_token else split.labels,
+        segments=None if split.segments is None else split.segments[kept],
+    )
 
 
 def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from worker.engine.anatomy import anatomy_of
+from worker.engine.anatomy.heads import logits_of
 from worker.engine.device import Device
 from worker.engine.reporting import Reporter, SilentReporter, Stage
 from worker.engine.tasks.base import Task
@@ -37,7 +38,8 @@ def distil(
 ) -> FitResult:
     """Train `student` in place to answer as `teacher`; afterwards it holds the best epoch's weights.
 
-    Loss = soft * T^2 * KL(teacher / T || student / T)  (Hinton et al. 2015, section 2)
+    Loss = soft * the task's soft loss: for classes T^2 * KL(teacher / T || student / T)  (Hinton et al. 2015,
+           section 2), for scores the squared error
          + hard * the task's own loss
          + hidden * mean squared error of hidden states, in units of the teacher's variance:
            after each layer that is left, the student should hold what the dense model hands to the next
@@ -104,22 +106,16 @@ class _DistillationLoss:
         inputs = self.device.put(batch.inputs)
         with self.device.autocast(options.precision):
             output = self.student(**inputs, output_hidden_states=bool(self.pairs))
-        logits, taught = output.logits.float(), self.cache.answers(batch.index)
-        loss = options.soft * soft_loss(logits, taught.logits.to(target), options.temperature)
+        logits, taught = logits_of(output).float(), self.cache.answers(batch)
+        soft = self.task.soft_loss(logits, taught.logits.to(target), batch, options.temperature)
+        loss = options.soft * soft
         if options.hard:
-            loss = loss + options.hard * self.task.losses(logits, batch.labels.to(target)).mean()
+            loss = loss + options.hard * self.task.losses(logits, batch).mean()
         if self.pairs:
-            mask = inputs["attention_mask"].bool()
+            mask = batch.mask.to(target)
             for place, layer in self.pairs:
                 wanted = taught.hidden[layer].to(target).float()
                 held = output.hidden_states[place + 1][mask].float()
                 error = functional.mse_loss(held, wanted) / self.cache.variance[layer]
                 loss = loss + options.hidden / len(self.pairs) * error
         return loss
-
-
-def soft_loss(logits: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 * KL(teacher || student) at temperature T, mean over samples (Hinton et al. 2015, section 2.1)."""
-    student = functional.log_softmax(logits / temperature, dim=1)
-    teacher = functional.log_softmax(taught / temperature, dim=1)
-    return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)

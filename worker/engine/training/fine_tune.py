@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
+from worker.engine.anatomy.heads import logits_of
 from worker.engine.device import Device
 from worker.engine.reporting import Reporter, SilentReporter, Stage
 from worker.engine.tasks.base import Task
@@ -36,8 +37,8 @@ def fine_tune(
 
     def loss_of(batch: Batch) -> torch.Tensor:
         with device.autocast(options.precision):
-            logits = model(**device.put(batch.inputs)).logits
-        return task.losses(logits, batch.labels.to(device.torch_device)).mean()
+            logits = logits_of(model(**device.put(batch.inputs)))
+        return task.losses(logits, batch).mean()
 
     return TrainingLoop(
         model,

@@ -1,0 +1,74 @@
+"""Every task, end to end: a small real job from its data set to the certified files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from models.spec import TASK_METRICS, TASKS, TaskName
+from tests.engine.runs import Recorder
+from tests.engine.task_runs import task_spec
+from tests.tiny_models import Architecture
+from worker.engine.measure.probing import ModelFile, probe
+from worker.engine.pipeline import RunResult, run
+from worker.engine.prepare import PreparedData
+from worker.engine.run import Run, bench_inputs
+from worker.engine.tasks import TASKS as ENGINE_TASKS
+from worker.engine.tasks import Scorer
+
+FAMILIES: tuple[Architecture, ...] = ("bert", "distilbert", "roberta")
+FAMILY: dict[TaskName, Architecture] = dict(zip(TASKS, FAMILIES * 2, strict=True))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_small_real_job(task: TaskName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AXFORGE_CACHE_DIR", str(tmp_path / "cache"))
+    spec, workdir = task_spec(task, tmp_path, FAMILY[task]), tmp_path / "run"
+    result = run(spec, workdir, Recorder())
+    certificate = result.certificate
+    assert certificate.dense.metric.name == certificate.optimized.metric.name == TASK_METRICS[task][0]
+    assert certificate.ratios.size_reduction >= 3.4
+    assert certificate.optimized.parameters < certificate.dense.parameters
+    data = PreparedData.load(workdir / "prepare" / "data")
+    assert certificate.holdout_rows == data.rows["holdout"] == len(data.holdout())
+    report = json.loads(artifact(result, "holdout.json").read_text())
+    check_report(report, task, certificate.holdout_rows)
+    assert report["scores"]["optimized"][spec.metric] == pytest.approx(certificate.optimized.metric.value)
+    check_files_answer_as_certified(Run(spec, workdir, Recorder()), result)
+
+
+def check_report(report: dict[str, Any], task: TaskName, rows: int) -> None:
+    assert (report["task"], report["rows"]) == (task, rows)
+    assert set(report["scores"]["dense"]) == set(TASK_METRICS[task])
+    assert bool(report["classes"]) == (task not in ("regression", "question-answering"))
+    for kind in ("right_to_wrong", "wrong_to_right"):
+        assert report[kind]["rows"] == len(report[kind]["examples"])
+        for example in report[kind]["examples"]:
+            assert example["dense"] != example["optimized"]
+            assert 0 <= example["row"] < rows
+            right = example["dense" if kind == "right_to_wrong" else "optimized"]
+            if task not in ("regression", "question-answering"):
+                assert right == example["expected"]
+
+
+def check_files_answer_as_certified(run: Run, result: RunResult) -> None:
+    """The delivered ONNX file, scored anew, has the certified metric; its outputs are called as elsewhere."""
+    split = run.task.encode(run.data.holdout(), run.tokenizer, max_length=run.max_length)
+    file = artifact(result, "onnx/model.onnx")
+    with probe(ModelFile(file), bench_inputs(split, batch_size=1), threads=1) as running:
+        logits = running.logits()
+    scorer = Scorer(ENGINE_TASKS[run.spec.task], run.spec.metric, split)
+    measured = scorer.score(scorer.marks(logits))
+    assert measured == pytest.approx(result.certificate.optimized.metric.value, abs=1e-6)
+    outputs = [output.name for output in onnxruntime.InferenceSession(file).get_outputs()]
+    assert outputs == (["start_logits", "end_logits"] if run.task.head == "span" else ["logits"])
+    assert np.isfinite(logits).all()
+
+
+def artifact(result: RunResult, name: str) -> Path:
+    return next(artifact.path for artifact in result.artifacts if artifact.name == name)
