@@ -50,8 +50,9 @@ class JobSpec(Document):
     task: TaskName = "text-classification"
     dataset: DatasetSource
     metric: MetricName = Field(
-        default_factory=lambda known: _default_metric(known),
+        "accuracy",
         description="What accuracy constraints bound; default: the task's first.",
+        json_schema_extra=lambda schema: schema.pop("default", None),
     )
     constraints: Constraints = Constraints()
     focus: Focus = "speed"
@@ -75,6 +76,15 @@ class JobSpec(Document):
         Annotated[str, StringConstraints(max_length=512)],
     ] = Field(default_factory=dict, max_length=16, description="Up to 16 pairs of your own.")
     seed: int = Field(0, ge=0, lt=2**31)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_by_task(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "metric" in value:
+            return value
+        task = value.get("task", "text-classification")
+        metrics = TASK_METRICS.get(task) if isinstance(task, str) else None
+        return value if metrics is None else {**value, "metric": metrics[0]}
 
     @field_validator("recovery", mode="before")
     @classmethod
@@ -131,8 +141,3 @@ class JobSpec(Document):
         return hashlib.sha256(
             json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
         ).hexdigest()
-
-
-def _default_metric(known: dict[str, Any]) -> MetricName:
-    """By the task; where that is none, whatever is answered will not be looked at."""
-    return TASK_METRICS.get(known.get("task", ""), ("accuracy",))[0]

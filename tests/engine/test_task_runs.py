@@ -32,7 +32,7 @@ def test_a_small_real_job(task: TaskName, tmp_path: Path, monkeypatch: pytest.Mo
     result = run(spec, workdir, Recorder())
     certificate = result.certificate
     assert certificate.dense.metric.name == certificate.optimized.metric.name == TASK_METRICS[task][0]
-    assert certificate.ratios.size_reduction >= 3.4
+    assert certificate.ratios.size_reduction >= 1.2
     assert certificate.optimized.parameters < certificate.dense.parameters
     data = PreparedData.load(workdir / "prepare" / "data")
     assert certificate.holdout_rows == data.rows["holdout"] == len(data.holdout())
