@@ -42,6 +42,8 @@ def task_spec(task: TaskName, folder: Path, architecture: Architecture, **change
         "baseline": {"epochs": 1, "learning_rate": 0.003, "max_length": 64},
         "recovery": {"epochs": 1},
         "budget": {"max_minutes": 0.7},
+        # More threads spin after every call, which whoever measures next waits for.
+        "target": {"threads": 1},
     }
     return JobSpec.model_validate(document | changes)
 
