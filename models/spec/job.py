@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator, 
 from models.spec.base import Document
 from models.spec.constraints import Budget, Constraints, Focus, Target
 from models.spec.sources import DatasetSource, ModelSource
-from models.spec.tasks import TASK_COLUMNS, TASK_METRICS, MetricName, TaskName
+from models.spec.tasks import TASK_COLUMNS, TASK_METRICS, TASKS, MetricName, TaskName
 
 StrategyName = Literal["axformer"]
 ApproximationName = Literal[
@@ -24,6 +24,11 @@ ApproximationName = Literal[
 ]
 ExportName = Literal["safetensors", "onnx"]
 APPROXIMATIONS: tuple[ApproximationName, ...] = get_args(ApproximationName)
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    """For a field whose default depends on another."""
+    schema.pop("default", None)
 
 
 class TrainingOptions(Document):
@@ -52,7 +57,7 @@ class JobSpec(Document):
     metric: MetricName = Field(
         "accuracy",
         description="What accuracy constraints bound; default: the task's first.",
-        json_schema_extra=lambda schema: schema.pop("default", None),
+        json_schema_extra=_without_default,
     )
     constraints: Constraints = Constraints()
     focus: Focus = "speed"
@@ -82,9 +87,8 @@ class JobSpec(Document):
     def _metric_by_task(cls, value: Any) -> Any:
         if not isinstance(value, dict) or "metric" in value:
             return value
-        task = value.get("task", "text-classification")
-        metrics = TASK_METRICS.get(task) if isinstance(task, str) else None
-        return value if metrics is None else {**value, "metric": metrics[0]}
+        task: Any = value.get("task", "text-classification")
+        return {**value, "metric": TASK_METRICS[task][0]} if task in TASKS else value
 
     @field_validator("recovery", mode="before")
     @classmethod

@@ -23,9 +23,13 @@ from worker.engine.tasks import Scorer
 
 FAMILIES: tuple[Architecture, ...] = ("bert", "distilbert", "roberta")
 FAMILY: dict[TaskName, Architecture] = dict(zip(TASKS, FAMILIES * 2, strict=True))
+# Of the tasks, those whose heads answer by token; the others take as long and differ less.
+QUICK: tuple[TaskName, ...] = ("token-classification", "question-answering")
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [task if task in QUICK else pytest.param(task, marks=pytest.mark.slow) for task in TASKS]
+)
 def test_a_small_real_job(task: TaskName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AXFORGE_CACHE_DIR", str(tmp_path / "cache"))
     spec, workdir = task_spec(task, tmp_path, FAMILY[task]), tmp_path / "run"
