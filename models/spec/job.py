@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator, 
 from models.spec.base import Document
 from models.spec.constraints import Budget, Constraints, Focus, Target
 from models.spec.sources import DatasetSource, ModelSource
-from models.spec.tasks import TASK_COLUMNS, TASK_METRICS, MetricName, TaskName
+from models.spec.tasks import TASK_COLUMNS, TASK_METRICS, TASKS, MetricName, TaskName
 
 StrategyName = Literal["axformer"]
 ApproximationName = Literal[
@@ -25,6 +25,11 @@ ApproximationName = Literal[
 ]
 ExportName = Literal["safetensors", "onnx"]
 APPROXIMATIONS: tuple[ApproximationName, ...] = get_args(ApproximationName)
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    """For a field whose default depends on another."""
+    schema.pop("default", None)
 
 
 class TrainingOptions(Document):
@@ -51,8 +56,9 @@ class JobSpec(Document):
     task: TaskName = "text-classification"
     dataset: DatasetSource
     metric: MetricName = Field(
-        default_factory=lambda known: _default_metric(known),
+        "accuracy",
         description="What accuracy constraints bound; default: the task's first.",
+        json_schema_extra=_without_default,
     )
     constraints: Constraints = Constraints()
     focus: Focus = "speed"
@@ -76,6 +82,14 @@ class JobSpec(Document):
         Annotated[str, StringConstraints(max_length=512)],
     ] = Field(default_factory=dict, max_length=16, description="Up to 16 pairs of your own.")
     seed: int = Field(0, ge=0, lt=2**31)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_by_task(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "metric" in value:
+            return value
+        task: Any = value.get("task", "text-classification")
+        return {**value, "metric": TASK_METRICS[task][0]} if task in TASKS else value
 
     @field_validator("recovery", mode="before")
     @classmethod
@@ -132,8 +146,3 @@ class JobSpec(Document):
         return hashlib.sha256(
             json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
         ).hexdigest()
-
-
-def _default_metric(known: dict[str, Any]) -> MetricName:
-    """By the task; where that is none, whatever is answered will not be looked at."""
-    return TASK_METRICS.get(known.get("task", ""), ("accuracy",))[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,15 @@ def task_spec(task: TaskName, folder: Path, architecture: Architecture, **change
         "base_model": {"path": str(folder / "model")},
         "dataset": {"path": str(folder / "data")},
         "task": task,
-        "constraints": {"size": {"min_reduction": 3.4}},
+        "constraints": {"size": {"min_reduction": 1.2}},
         "focus": "size",
+        # int8 is held to in the contract of heads; here it would double what is measured.
+        "approximations": ["prune_heads", "prune_weight_groups"],
         "baseline": {"epochs": 1, "learning_rate": 0.003, "max_length": 64},
         "recovery": {"epochs": 1},
         "budget": {"max_minutes": 0.7},
+        # More threads spin after every call, which whoever measures next waits for.
+        "target": {"threads": 1},
     }
     return JobSpec.model_validate(document | changes)
 
@@ -96,6 +101,7 @@ def one_of_four_answers() -> Split:
 
 def intents() -> Split:
     rows = [row for row in _rows(BANKING / "train.jsonl.gz") if row["label"] in ("card_arrival", "age_limit")]
+    random.Random(0).shuffle(rows)
     return rows[:120], rows[120:180]
 
 

@@ -94,14 +94,16 @@ def guess_column(
     what: str,
     *,
     taken: Sequence[str] = (),
+    by_name: bool = False,
 ) -> str:
     """The column for `part`: of a fitting type and a known name, or the only one of that type.
 
-    `what` says in a message what such a column holds. Raises ColumnError.
+    With `by_name` the name must be known. `what` says in a message what such a column holds. Raises
+    ColumnError.
     """
     free = [field.name for field in table.schema if field.name not in taken and fits(field.type)]
     name = _by_tiers(free, tiers, part, table.column_names)
-    if name is None and len(free) == 1:
+    if name is None and len(free) == 1 and not by_name:
         name = free[0]
     if name is None:
         why = f"no column holds {what}" if not free else f"no column looks like {what} more than the others"

@@ -46,7 +46,9 @@ class MultipleChoice(SingleLabelTask):
 
     def map_columns(self, table: pa.Table, given: Columns) -> Columns:
         check_given(table, given)
-        label = given.label or guess_column(table, "label", LABEL_NAMES, _is_label, "the right choice")
+        label = given.label or guess_column(
+            table, "label", LABEL_NAMES, _is_label, "the right choice", by_name=True
+        )
         choices = given.choices or _guess_choices(table, label)
         taken = [label, *([choices] if isinstance(choices, str) else choices)]
         question = given.question

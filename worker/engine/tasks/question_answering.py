@@ -44,7 +44,9 @@ class QuestionAnswering(Task):
 
     def map_columns(self, table: pa.Table, given: Columns) -> Columns:
         check_given(table, given)
-        question = given.question or guess_column(table, "question", (("question",),), is_text, "a question")
+        question = given.question or guess_column(
+            table, "question", (("question",), ("query",)), is_text, "a question", by_name=True
+        )
         context = given.context or guess_column(
             table,
             "context",
