@@ -24,7 +24,7 @@ print(classify("your text"))
     "remote_code": """\
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-folder = "PATH/TO/THIS/FOLDER"  # its modeling_axforge.py holds the model's code: read it first
+folder = "PATH/TO/THIS/FOLDER"  # its *axforge*.py files hold the model's code: read them first
 model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
