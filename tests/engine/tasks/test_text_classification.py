@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny_models import Architecture, save_tiny_model
+from models.spec.capabilities import ARCHITECTURES
+from tests.tiny_models import save_tiny_model
 from worker.engine.device import Device
 from worker.engine.prepare import load_model, load_tokenizer
 from worker.engine.tasks import TASKS, Rows, evaluate
@@ -19,9 +20,9 @@ PAIRS = ["with a second", "and another", "text", "that follows it"]
 LABELS = np.array([0, 1, 1, 0])
 
 
-@pytest.fixture(scope="module", params=["bert", "distilbert", "roberta"])
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    architecture: Architecture = request.param
+    architecture: str = request.param
     return save_tiny_model(
         tmp_path_factory.mktemp(architecture) / "model", TEXTS + PAIRS, architecture=architecture
     )

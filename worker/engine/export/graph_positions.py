@@ -83,10 +83,7 @@ def _bucket_bias(graph: EncoderGraph, module: BucketAttention, *, first: bool) -
     assert isinstance(buckets, DistanceBuckets)
 
     def made() -> str:
-        values = buckets.table.weight[buckets.index(_all_distances(graph))]
-        # Not Gather, of which quantization would take the table to 8 bits for nothing.
-        index = graph.node("Unsqueeze", [_distance_index(graph), graph.integers(2)])
-        chosen = graph.node("GatherND", [graph.weight("relative.by_distance", values), index])
+        chosen = _by_distance(graph, buckets.table.weight[buckets.index(_all_distances(graph))])
         return graph.node("Unsqueeze", [graph.node("Transpose", [chosen], perm=[2, 0, 1]), graph.integers(0)])
 
     bias = graph.once("bias", made)
@@ -105,8 +102,7 @@ def _disentangled_bias(
     assert isinstance(table, DistanceTable)
 
     def made() -> str:
-        rows = graph.weight("relative.row_of_distance", table.index(_all_distances(graph)))
-        return graph.node("Gather", [rows, _distance_index(graph)])
+        return _by_distance(graph, table.index(_all_distances(graph)))
 
     index = graph.once("rows", made)
     terms = []
@@ -178,10 +174,13 @@ def _distances(graph: EncoderGraph) -> str:
     return graph.once("distances", made)
 
 
-def _distance_index(graph: EncoderGraph) -> str:
-    """The place of each distance in `_all_distances`, (length, length)."""
+def _by_distance(graph: EncoderGraph, values: Tensor) -> str:
+    """Of values for `_all_distances` those of each query and key, (length, length, ...)."""
     last = graph.config.max_position_embeddings - 1
-    return graph.once("distance_index", lambda: graph.node("Add", [_distances(graph), graph.scalar(last)]))
+    place = graph.node("Add", [_distances(graph), graph.scalar(last)])
+    index = graph.node("Unsqueeze", [place, graph.integers(2)])
+    # Not Gather, of which quantization would take the table to 8 bits for nothing.
+    return graph.node("GatherND", [graph.weight("relative.by_distance", values), index])
 
 
 def _all_distances(graph: EncoderGraph) -> Tensor:

@@ -145,7 +145,8 @@ def _initialise_head(model: PreTrainedModel) -> None:
         for module in part.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=spread)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
 
 def _reorder_head(model: PreTrainedModel, order: list[int]) -> None:
