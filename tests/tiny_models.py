@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-Architecture = Literal["bert", "distilbert", "roberta"]
+OWN: dict[str, dict[str, Any]] = {
+    "albert": {"embedding_size": 16},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": "p2c|c2p",
+        "position_buckets": 8,
+        "position_biased_input": False,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "type_vocab_size": 0,
+    },
+    "electra": {"embedding_size": 16},
+    "modernbert": {"local_attention": 8, "classifier_pooling": "mean"},
+}
+"""What tiny configurations of some architectures have of their own."""
 SPECIAL_TOKENS = {
     "unk_token": "[UNK]",
     "cls_token": "[CLS]",
@@ -20,7 +34,7 @@ def save_tiny_model(
     folder: Path,
     texts: Iterable[str],
     *,
-    architecture: Architecture = "bert",
+    architecture: str = "bert",
     layers: int = 3,
     hidden: int = 32,
     heads: int = 4,
@@ -67,7 +81,7 @@ def wordpiece_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
 
 
 def _config(
-    architecture: Architecture,
+    architecture: str,
     layers: int,
     hidden: int,
     heads: int,
@@ -76,7 +90,7 @@ def _config(
     pad: int,
     positions: int,
 ) -> Any:
-    from transformers import BertConfig, DistilBertConfig, RobertaConfig
+    from transformers import AutoConfig, DistilBertConfig
 
     if architecture == "distilbert":
         return DistilBertConfig(
@@ -88,8 +102,8 @@ def _config(
             max_position_embeddings=positions,
             pad_token_id=pad,
         )
-    kind = BertConfig if architecture == "bert" else RobertaConfig
-    return kind(
+    return AutoConfig.for_model(
+        architecture,
         vocab_size=vocabulary,
         num_hidden_layers=layers,
         hidden_size=hidden,
@@ -97,4 +111,5 @@ def _config(
         intermediate_size=channels,
         max_position_embeddings=positions,
         pad_token_id=pad,
+        **OWN.get(architecture, {}),
     )

@@ -1,10 +1,13 @@
 """What the service can do, for those who must know it without loading torch."""
 
 ARCHITECTURES: tuple[str, ...] = (
+    "albert",
     "bert",
     "camembert",
+    "deberta-v2",
     "distilbert",
     "electra",
+    "modernbert",
     "mpnet",
     "roberta",
     "xlm-roberta",

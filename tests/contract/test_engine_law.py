@@ -72,13 +72,16 @@ def test_masked_is_sliced_is_reloaded(
         loadable = save_folder(small, tokenizer, folder)
         native = is_native(anatomy, shape)
         assert loadable == ("native" if native else "remote_code")
+        assert small.num_parameters() == anatomy.parameters(shape)
         reloaded = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=not native)
         assert_same(logits(reloaded, batch), masked)
         assert sum(parameter.numel() for parameter in reloaded.parameters()) == anatomy.parameters(shape)
         changed += not torch.allclose(masked, logits(dense, batch), atol=1e-2)
         natives += native
     assert changed >= 6, "recipes that change nothing prove nothing"
-    assert natives == 8 if uniform else natives < RECIPES / 2
+    # Layers that share their weights lose what any of them loses; and some families need their first layer.
+    fewest = {"albert": 3, "modernbert": 4}.get(family, 8)
+    assert natives >= fewest if uniform else natives < RECIPES / 2
     assert_same(logits(dense, padded_batch(dense)), plain)
 
 

@@ -41,8 +41,19 @@ OWN: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": HIDDEN, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": CHANNELS},
     "xlm-roberta": {},
     "camembert": {},
+    "albert": {"embedding_size": 24},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": "p2c|c2p",
+        "position_buckets": 4,
+        "position_biased_input": False,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "type_vocab_size": 0,
+    },
     "electra": {"embedding_size": 24},
     "mpnet": {},
+    "modernbert": {"local_attention": 6, "classifier_pooling": "mean", "pad_token_id": 0},
 }
 """What the tiny configuration of each architecture has of its own."""
 FAMILIES = tuple(OWN)

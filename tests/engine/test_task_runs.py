@@ -13,16 +13,16 @@ import pytest
 from models.spec import TASK_METRICS, TASKS, TaskName
 from tests.engine.runs import Recorder
 from tests.engine.task_runs import task_spec
-from tests.tiny_models import Architecture
 from worker.engine.measure.probing import ModelFile, probe
+from worker.engine.origin import bench_inputs
 from worker.engine.pipeline import RunResult, run
 from worker.engine.prepare import PreparedData
-from worker.engine.run import Run, bench_inputs
+from worker.engine.run import Run
 from worker.engine.tasks import TASKS as ENGINE_TASKS
 from worker.engine.tasks import Scorer
 
-FAMILIES: tuple[Architecture, ...] = ("bert", "distilbert", "roberta")
-FAMILY: dict[TaskName, Architecture] = dict(zip(TASKS, FAMILIES * 2, strict=True))
+FAMILIES = ("bert", "distilbert", "roberta", "deberta-v2", "modernbert", "albert")
+FAMILY: dict[TaskName, str] = dict(zip(TASKS, FAMILIES, strict=True))
 # Of the tasks, those whose heads answer by token; the others take as long and differ less.
 QUICK: tuple[TaskName, ...] = ("token-classification", "question-answering")
 

@@ -76,6 +76,11 @@ class TestGates:
         # The weights that a gate multiplies scale the loss the same way: d/dg = <d/dW_column, W_column>.
         model.zero_grad()
         losses(model(**batch).logits, labels).backward()
+        shape = anatomy.full_shape()
+        heads, channels = (
+            torch.stack([gates[list(shape.sharing(layer))].sum(0) for layer in range(LAYERS)])
+            for gates in (heads, channels)
+        )
         for layer, part in enumerate(anatomy.parts):
             assert part.attention_output is not None
             assert part.ffn_down is not None

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.spec import ModelSource
+from models.spec.capabilities import ARCHITECTURES
 from tests.engine.prepare.hub_server import FakeHub
 from worker.engine.errors import EngineError, ModelError, SourceError, UnsafeWeights, UnsupportedArchitecture
 from worker.engine.prepare import check_model_folder, resolve_model
@@ -194,6 +195,21 @@ class TestHub:
         with FakeHub({"models/owner/tiny": model_copy}).running() as hub, pytest.raises(ModelError):
             resolve_model(self.source, tmp_path, hub_endpoint=hub.endpoint)
         assert hub.downloads() == {"config.json"}
+
+    @pytest.mark.parametrize("own", [{"model_type": "t5"}, {"model_type": "albert", "inner_group_num": 2}])
+    def test_an_unsupported_architecture_costs_its_config_and_is_told_all_that_are_supported(
+        self, model_copy: Path, tmp_path: Path, own: dict[str, Any]
+    ) -> None:
+        edit_config(model_copy, **own)
+        with (
+            FakeHub({"models/owner/tiny": model_copy}).running() as hub,
+            pytest.raises(UnsupportedArchitecture) as raised,
+        ):
+            resolve_model(self.source, tmp_path, hub_endpoint=hub.endpoint)
+        assert hub.downloads() == {"config.json"}
+        told = raised.value.remedy.rpartition(": ")[2].split(", ")
+        assert told == list(ARCHITECTURES)
+        assert raised.value.pointer == "/base_model"
 
     def test_pickled_weights_are_not_fetched(self, model_copy: Path, tmp_path: Path) -> None:
         (model_copy / "model.safetensors").rename(model_copy / "pytorch_model.bin")

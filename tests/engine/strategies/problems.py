@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from models.spec import APPROXIMATIONS
 from worker.engine.anatomy import Shape, anatomy_of
@@ -19,9 +19,11 @@ ROWS = 10
 BASE = np.linspace(0.5, 1.5, ROWS)
 
 
-def problem(losses: Callable[[Shape], np.ndarray], **changes: Any) -> SearchProblem:
+def problem(
+    losses: Callable[[Shape], np.ndarray], *, model: PreTrainedModel | None = None, **changes: Any
+) -> SearchProblem:
     """Milliseconds: 1, and for every layer 1, a tenth a head, a hundredth a channel. Bytes: parameters."""
-    anatomy = anatomy_of(_tiny_bert())
+    anatomy = anatomy_of(model or _tiny_bert())
     full = anatomy.full_shape()
     whole = anatomy.parameters(full)
 

@@ -7,13 +7,16 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from models.spec.capabilities import ARCHITECTURES
+from worker.engine.anatomy.albert import ALBERT
 from worker.engine.anatomy.axforge import AXFORGE
 from worker.engine.anatomy.base import Anatomy
 from worker.engine.anatomy.bert import BERT
+from worker.engine.anatomy.deberta import DEBERTA_V2
 from worker.engine.anatomy.distilbert import DISTILBERT
 from worker.engine.anatomy.electra import ELECTRA
 from worker.engine.anatomy.families import Family
 from worker.engine.anatomy.masking import Gates
+from worker.engine.anatomy.modernbert import MODERNBERT
 from worker.engine.anatomy.mpnet import MPNET
 from worker.engine.anatomy.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from worker.engine.anatomy.shape import LayerShape, Shape
@@ -32,10 +35,13 @@ __all__ = [
 ]
 
 BASE_FAMILIES: dict[str, Family] = {
+    "albert": ALBERT,
     "bert": BERT,
     "camembert": CAMEMBERT,
+    "deberta-v2": DEBERTA_V2,
     "distilbert": DISTILBERT,
     "electra": ELECTRA,
+    "modernbert": MODERNBERT,
     "mpnet": MPNET,
     "roberta": ROBERTA,
     "xlm-roberta": XLM_ROBERTA,
@@ -70,7 +76,8 @@ def ensure_supported(config: dict[str, Any]) -> None:
             remedy="give a model with absolute position embeddings",
             pointer="/base_model",
         )
-    activation = config.get("hidden_act", config.get("activation", "gelu"))
+    named = (config.get(name) for name in ("hidden_act", "activation", "hidden_activation"))
+    activation = next((name for name in named if name is not None), "gelu")
     if activation not in ACTIVATIONS:
         raise UnsupportedArchitecture(
             f"the base model's activation {activation!r} is not supported",

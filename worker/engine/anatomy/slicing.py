@@ -70,6 +70,7 @@ def _build(anatomy: Anatomy, shape: Shape, *, native: bool) -> PreTrainedModel:
     _copy_labels(anatomy.model.config, config)
     with no_init_weights():
         target = cast(PreTrainedModel, family.heads[anatomy.kind].model_class(config))
+        target.tie_weights()  # which goes with the initialisation that is left out
     target.to(device=anatomy.model.device, dtype=anatomy.model.dtype)
     _copy_weights(anatomy, target, family, shape)
     target.train(anatomy.model.training)

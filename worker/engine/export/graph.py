@@ -127,7 +127,7 @@ class EncoderGraph:
 
     def weight(self, name: str, value: Tensor | NDArray[Any]) -> str:
         if isinstance(value, Tensor):
-            value = value.detach().float().cpu().numpy()
+            value = (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
         array = np.ascontiguousarray(value) if value.ndim else value
         self._weights[name] = numpy_helper.from_array(array, name)
         return name

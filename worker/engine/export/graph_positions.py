@@ -83,10 +83,7 @@ def _bucket_bias(graph: EncoderGraph, module: BucketAttention, *, first: bool) -
     assert isinstance(buckets, DistanceBuckets)
 
     def made() -> str:
-        values = buckets.table.weight[buckets.index(_all_distances(graph))]
-        # Not Gather, of which quantization would take the table to 8 bits for nothing.
-        index = graph.node("Unsqueeze", [_distance_index(graph), graph.integers(2)])
-        chosen = graph.node("GatherND", [graph.weight("relative.by_distance", values), index])
+        chosen = _by_distance(graph, buckets.table.weight[buckets.index(_all_distances(graph))])
         return graph.node("Unsqueeze", [graph.node("Transpose", [chosen], perm=[2, 0, 1]), graph.integers(0)])
 
     bias = graph.once("bias", made)
@@ -105,54 +102,40 @@ def _disentangled_bias(
     assert isinstance(table, DistanceTable)
 
     def made() -> str:
-        rows = graph.weight("relative.row_of_distance", table.index(_all_distances(graph)))
-        return graph.node("Gather", [rows, _distance_index(graph)])
+        return _by_distance(graph, table.index(_all_distances(graph)))
 
     index = graph.once("rows", made)
+    if first:
+        edges = (graph.integers(0), graph.integers(1), graph.integers(0))
+        index = graph.once("rows.first", lambda: graph.node("Slice", [index, *edges]))
     terms = []
     with torch.no_grad():
         if "c2p" in module.terms:
-            keys = module.position_keys(table.rows())
-            by_row = _against_rows(graph, f"{name}.position_key", module, query, keys)
-            asked = (
-                graph.node("Slice", [index, graph.integers(0), graph.integers(1), graph.integers(0)])
-                if first
-                else index
-            )
-            terms.append(_picked(graph, by_row, asked))
+            keys = graph.weight(f"relative.{name}.key", module.position_keys(table.rows()))
+            columns = graph.node("Transpose", [keys], perm=[0, 2, 1])
+            by_row = graph.node("MatMul", [_by_head(graph, module, query, [0, 2, 1, 3]), columns])
+            terms.append(_picked(graph, by_row, index, axis=3))
         if "p2c" in module.terms:
-            queries = module.position_queries(table.rows())
-            by_row = _against_rows(graph, f"{name}.position_query", module, key, queries)
-            asked = (
-                graph.node("Slice", [index, graph.integers(0), graph.integers(1), graph.integers(0)])
-                if first
-                else index
-            )
-            turned = graph.node("Transpose", [asked], perm=[1, 0])
-            terms.append(graph.node("Transpose", [_picked(graph, by_row, turned)], perm=[0, 1, 3, 2]))
+            queries = graph.weight(f"relative.{name}.query", module.position_queries(table.rows()))
+            by_row = graph.node("MatMul", [queries, _by_head(graph, module, key, [0, 2, 3, 1])])
+            terms.append(_picked(graph, by_row, index, axis=2))
     total = terms[0] if len(terms) == 1 else graph.node("Add", terms)
     return graph.node("Mul", [total, graph.number(module.scale)])
 
 
-def _against_rows(
-    graph: EncoderGraph, name: str, module: DisentangledAttention, values: str, rows: Tensor
-) -> str:
-    """Each value (batch, tokens, heads * size) times each row (heads, rows, size), by head.
-
-    Gives (batch, heads, tokens, rows).
-    """
-    split = graph.node("Reshape", [values, graph.integers(0, 0, module.heads, module.head_size)])
-    by_head = graph.node("Transpose", [split], perm=[0, 2, 1, 3])
-    return graph.node(
-        "MatMul", [by_head, graph.node("Transpose", [graph.weight(name, rows)], perm=[0, 2, 1])]
-    )
+def _by_head(graph: EncoderGraph, module: AxforgeAttention, values: str, order: list[int]) -> str:
+    """(batch, tokens, heads * size) as (batch, tokens, heads, size), in another order."""
+    # Quantization asks for the type of what is multiplied, and infers none through fused operators.
+    typed = graph.node("Cast", [values], to=TensorProto.FLOAT)
+    split = graph.node("Reshape", [typed, graph.integers(0, 0, module.heads, module.head_size)])
+    return graph.node("Transpose", [split], perm=order)
 
 
-def _picked(graph: EncoderGraph, by_row: str, index: str) -> str:
-    """For each token and place of `index` (tokens, places) the product with the row there."""
+def _picked(graph: EncoderGraph, by_row: str, index: str, *, axis: int) -> str:
+    """Products with rows, which lie along `axis`, for each query and key: as `index` (queries, keys) says."""
     leading = graph.node("Shape", [by_row], start=0, end=2)
     shape = graph.node("Concat", [leading, graph.node("Shape", [index])], axis=0)
-    return graph.node("GatherElements", [by_row, graph.node("Expand", [index, shape])], axis=-1)
+    return graph.node("GatherElements", [by_row, graph.node("Expand", [index, shape])], axis=axis)
 
 
 def _local_mask(graph: EncoderGraph, window: int) -> str:
@@ -178,10 +161,13 @@ def _distances(graph: EncoderGraph) -> str:
     return graph.once("distances", made)
 
 
-def _distance_index(graph: EncoderGraph) -> str:
-    """The place of each distance in `_all_distances`, (length, length)."""
+def _by_distance(graph: EncoderGraph, values: Tensor) -> str:
+    """Of values for `_all_distances` those of each query and key, (length, length, ...)."""
     last = graph.config.max_position_embeddings - 1
-    return graph.once("distance_index", lambda: graph.node("Add", [_distances(graph), graph.scalar(last)]))
+    place = graph.node("Add", [_distances(graph), graph.scalar(last)])
+    index = graph.node("Unsqueeze", [place, graph.integers(2)])
+    # Not Gather, of which quantization would take the table to 8 bits for nothing.
+    return graph.node("GatherND", [graph.weight("relative.by_distance", values), index])
 
 
 def _all_distances(graph: EncoderGraph) -> Tensor:

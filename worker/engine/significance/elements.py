@@ -16,7 +16,10 @@ GROUPS_PER_BLOCK = 12  # the authors' code cuts an FFN of 3,072 channels into 12
 
 @dataclass(frozen=True)
 class Element:
-    """A layer, a block, a head, or a weight group of FFN channels, by index in the dense model."""
+    """A layer, a block, a head, or a weight group of FFN channels, by index in the dense model.
+
+    Where layers share weights, all but the layer itself stands for that of every layer that has them.
+    """
 
     kind: Kind
     layer: int
@@ -76,19 +79,19 @@ def layer_elements(shape: Shape) -> list[Element]:
 
 
 def block_elements(shape: Shape) -> list[Element]:
-    """The attention and FFN blocks that are still present."""
+    """The attention and FFN blocks that are still present; of those that share weights the first."""
     blocks: list[Element] = []
     for index, layer in enumerate(shape.layers):
-        if layer.present and layer.heads:
+        if layer.heads and shape.leads(index):
             blocks.append(Element("attention", index))
-        if layer.present and layer.channels:
+        if layer.channels and shape.leads(index):
             blocks.append(Element("ffn", index))
     return blocks
 
 
 def head_elements(shape: Shape, layer: int) -> list[Element]:
-    """The heads that are still present in one layer."""
-    return [Element("head", layer, head) for head in shape.layers[layer].heads]
+    """The heads that are still present in one layer; none where an earlier layer has the same weights."""
+    return [Element("head", layer, head) for head in shape.layers[layer].heads if shape.leads(layer)]
 
 
 def group_elements(
@@ -96,10 +99,11 @@ def group_elements(
 ) -> list[Element]:
     """The FFN weight groups of one layer, `group_size` channels each (the last may be smaller).
 
+    None where an earlier layer that is present has the same weights.
     `ranking` gives a significance per dense channel, shape (channels,): groups are then cut from
     the least significant channel upwards; without it they are contiguous, as published.
     """
-    kept = np.asarray(shape.layers[layer].channels, dtype=np.int64)
+    kept = np.asarray(shape.layers[layer].channels if shape.leads(layer) else (), dtype=np.int64)
     if ranking is not None and kept.size:
         kept = kept[np.argsort(ranking[kept], kind="stable")]
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,15 +20,17 @@ class FisherInformation:
     """Per-sample gradients of the loss with respect to gates of value 1 on heads and channels.
 
     `heads` (rows, layers, heads) and `channels` (rows, layers, channels), dense indices; zero where
-    the model no longer has the element.
+    the model no longer has the element. `sharing[n]`: the layers with the weights of layer n, whose gates
+    close together; itself alone where that is not told.
     """
 
     heads: np.ndarray
     channels: np.ndarray
+    sharing: Sequence[tuple[int, ...]] = ()
 
     def channel_scores(self, layer: int) -> np.ndarray:
         """Diagonal Fisher of each channel of a layer, shape (channels,) (Kwon et al. 2022, eq. 5)."""
-        scores: np.ndarray = 0.5 * np.mean(np.square(self.channels[:, layer]), axis=0)
+        scores: np.ndarray = 0.5 * np.mean(np.square(self._together(self.channels, layer)), axis=0)
         return scores
 
     def of(self, element: Element) -> float:
@@ -37,16 +40,22 @@ class FisherInformation:
         the element from 1 to 0), so correlations inside the element count (Kwon et al. 2022, section 4.2).
         """
         if element.kind == "head":
-            along = self.heads[:, element.layer, element.number]
+            along = self._together(self.heads, element.layer)[:, element.number]
         elif element.kind == "attention":
-            along = self.heads[:, element.layer].sum(axis=1)
+            along = self._together(self.heads, element.layer).sum(axis=1)
         elif element.kind == "ffn":
-            along = self.channels[:, element.layer].sum(axis=1)
+            along = self._together(self.channels, element.layer).sum(axis=1)
         elif element.kind == "group":
-            along = self.channels[:, element.layer, list(element.channels)].sum(axis=1)
+            along = self._together(self.channels, element.layer)[:, list(element.channels)].sum(axis=1)
         else:
             along = self.heads[:, element.layer].sum(axis=1) + self.channels[:, element.layer].sum(axis=1)
         return float(0.5 * np.mean(np.square(along)))
+
+    def _together(self, gradients: np.ndarray, layer: int) -> np.ndarray:
+        """Of one gate for each element of a layer and of those that share its weights: (rows, elements)."""
+        layers = self.sharing[layer] if self.sharing else (layer,)
+        summed: np.ndarray = gradients[:, list(layers)].sum(axis=1)
+        return summed
 
 
 def fisher_information(
@@ -71,6 +80,7 @@ def fisher_information(
     return FisherInformation(
         _kept(torch.cat(heads).numpy(), [layer.heads for layer in shape.layers]),
         _kept(torch.cat(channels).numpy(), [layer.channels for layer in shape.layers]),
+        [shape.sharing(layer) for layer in range(len(shape.layers))],
     )
 
 

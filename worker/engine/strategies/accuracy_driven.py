@@ -50,7 +50,9 @@ def _first_queue(problem: SearchProblem, full: Shape) -> list[str]:
     """Names of the changes to try, in the published order; children are put in as blocks are tried."""
     layers = range(len(full.layers))
     hard = [f"layer.{layer}.hard" for layer in layers] if problem.may("hard_attention") else []
-    blocks = [f"layer.{layer}.{kind}" for layer in reversed(layers) for kind in ("ffn", "attention")]
+    # Of layers that share their weights the first stands for all.
+    pruned = [layer for layer in reversed(layers) if not full.layers[layer].present or full.leads(layer)]
+    blocks = [f"layer.{layer}.{kind}" for layer in pruned for kind in ("ffn", "attention")]
     return hard + blocks
 
 

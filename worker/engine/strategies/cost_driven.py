@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from models.spec import Candidate, Recipe
+from worker.engine.anatomy.shape import Shape
 from worker.engine.significance.ablation import exact_ablation
-from worker.engine.significance.elements import layer_elements
+from worker.engine.significance.elements import Element, layer_elements
 from worker.engine.strategies.base import Score, SearchProblem, SearchStep, measured
 from worker.engine.strategies.narrowing import narrow, narrowest
 
@@ -49,7 +50,10 @@ class _Search:
         self.state = copy.deepcopy(state)
 
     def deepen(self) -> Iterator[SearchStep]:
-        """Drop layers until the bounds hold at full width, or one layer is left."""
+        """Drop layers until the bounds hold at full width, one layer is left, or dropping does not help.
+
+        A layer that shares its weights with others saves no bytes.
+        """
         if not self.state["depths"]:
             start = Recipe.model_validate(self.state["recipe"])
             self.state["depths"] = [_json(start)]
@@ -60,6 +64,8 @@ class _Search:
             layers = layer_elements(shape)
             enough = self.problem.goal.met(self.problem.costs(shape))
             if enough or len(layers) == 1 or not self.problem.may("prune_layers"):
+                return
+            if all(self._saves_nothing(layer, shape) for layer in layers):
                 return
             changes = exact_ablation(
                 layers,
@@ -72,6 +78,10 @@ class _Search:
             self.state["depths"].append(_json(recipe))
             reason = f"of the layers left, {least.id} raises the loss least, by {changes[least.id]:.4f}"
             yield self._step(recipe, self.problem.judge(self.full.applied(recipe)), reason)
+
+    def _saves_nothing(self, layer: Element, shape: Shape) -> bool:
+        costs = self.problem.costs
+        return self.problem.goal.progress(costs(shape), costs(layer.removed_from(shape))) <= 0
 
     def narrow_arms(self) -> Iterator[SearchStep]:
         """Narrow each depth that can meet the bounds until it does."""

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from worker.engine.anatomy import anatomy_of
 from worker.engine.tasks.split import Split
 
 
@@ -34,16 +35,25 @@ class CompactVocabulary:
     def of(model: PreTrainedModel, split: Split) -> CompactVocabulary:
         """The rows of `model`'s word embedding that `split` uses.
 
-        Ids up to the padding id keep their number, since RoBERTa counts positions by it.
+        Where positions are counted by the padding id (RoBERTa), ids up to it keep their number.
         """
         full = cast(nn.Embedding, model.get_input_embeddings())
-        used = np.union1d(np.unique(split.ids), np.arange(split.pad_id + 1))
+        form, kept = anatomy_of(model).form, np.array([split.pad_id])
+        if form.get("positions") == "after_padding":
+            kept = np.arange(max(split.pad_id, form["pad_token_id"]) + 1)
+        used = np.union1d(np.unique(split.ids), kept)
         rows = torch.from_numpy(used).to(full.weight.device)
+        padding = full.padding_idx
         small = nn.Embedding.from_pretrained(
-            full.weight.detach()[rows].clone(), freeze=False, padding_idx=full.padding_idx
+            full.weight.detach()[rows].clone(),
+            freeze=False,
+            padding_idx=None
+            if padding is None or padding not in used
+            else int(np.searchsorted(used, padding)),
         )
+        ids, pad_id = np.searchsorted(used, split.ids), int(np.searchsorted(used, split.pad_id))
         return CompactVocabulary(
-            model, full, small, rows, replace(split, ids=np.searchsorted(used, split.ids).astype(np.int64))
+            model, full, small, rows, replace(split, ids=ids.astype(np.int64), pad_id=pad_id)
         )
 
     @contextmanager
