@@ -23,6 +23,8 @@ from models.spec.job import (
 )
 from models.spec.recipe import (
     HardAttention,
+    LowRankEmbeddings,
+    LowRankFfn,
     PruneBlocks,
     PruneHeads,
     PruneLayers,
@@ -67,6 +69,8 @@ __all__ = [
     "JobSpec",
     "Latency",
     "Loadable",
+    "LowRankEmbeddings",
+    "LowRankFfn",
     "MetricName",
     "MetricValue",
     "ModelMeasurements",

@@ -99,10 +99,14 @@ def test_exported_graph_is_sliced(family: str, tokenizer: PreTrainedTokenizerBas
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_slices_of_slices(family: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    """Whatever was removed before, and saved and loaded between, a recipe means the same."""
+    """Whatever was removed before, and saved and loaded between, a recipe means the same.
+
+    Low rank is worked out from the weights that are there, so it means the same only as the last step.
+    """
     dense = tiny_classifier(family)
     for seed in range(10):
-        first, second = random_recipe(seed, uniform=seed % 3 == 0), random_recipe(100 + seed)
+        first = random_recipe(seed, uniform=seed % 3 == 0, low_rank=False)
+        second = random_recipe(100 + seed)
         save_folder(sliced(dense, anatomy_of(dense).shape(first)), tokenizer, tmp_path / str(seed))
         between = load_folder(tmp_path / str(seed))
         both = first.then(*second.steps)

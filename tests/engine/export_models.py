@@ -20,6 +20,8 @@ from transformers import (
 
 from models.spec import (
     HardAttention,
+    LowRankEmbeddings,
+    LowRankFfn,
     PruneBlocks,
     PruneHeads,
     PruneLayers,
@@ -87,14 +89,23 @@ def logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tens
 
 
 def random_recipe(
-    seed: int, *, layers: int = LAYERS, heads: int = HEADS, channels: int = CHANNELS, uniform: bool = False
+    seed: int,
+    *,
+    layers: int = LAYERS,
+    heads: int = HEADS,
+    channels: int = CHANNELS,
+    uniform: bool = False,
+    low_rank: bool = True,
 ) -> Recipe:
     """A few random structural steps; with `uniform` such as a stock class can hold."""
+    low_rank = low_rank and not uniform
     chance = random.Random(seed)
     gone = [index for index in range(layers) if chance.random() < 0.25][: layers - 1]
     steps: list[Step] = [PruneLayers(layers=tuple(gone))] if gone else []
     if chance.random() < 0.5:
         steps.append(random_vocabulary(chance.randrange(2**31)))
+    if low_rank and chance.random() < 0.4:
+        steps.append(LowRankEmbeddings(rank=chance.randint(1, HIDDEN - 1)))
     width = chance.randrange(1, channels)
     for layer in range(layers):
         if uniform:
@@ -104,6 +115,8 @@ def random_recipe(
             steps.append(HardAttention(layer=layer, top_k=chance.choice((1, 3, 30))))
         if chance.random() < 0.5:
             steps.append(PruneHeads(layer=layer, heads=_some(chance, heads, chance.randint(1, heads))))
+        if low_rank and chance.random() < 0.4:
+            steps.append(LowRankFfn(layer=layer, rank=chance.randint(1, HIDDEN - 1)))
         if chance.random() < 0.5:
             count = chance.randint(1, channels)
             steps.append(PruneWeightGroups(layer=layer, channels=_some(chance, channels, count)))

@@ -71,23 +71,24 @@ class Anatomy:
             for parameter in self.model.get_submodule(path).parameters()
         )
         shape = self.checked(shape)
-        gone = (self._rows(self.full_shape()) - self._rows(shape)) * self.hidden_size
+        gone = self._word_parameters(self.full_shape()) - self._word_parameters(shape)
         return outside - gone + sum(self._layer_parameters(layer) for layer in shape.layers)
 
     def macs(self, shape: Shape, length: int) -> int:
         """Multiply-accumulates for one example of `length` tokens.
 
         A layer with h heads of size s, hidden width d and c channels takes
-        length * (4 d h s + 2 d c) for its linear modules and 2 * length^2 * h s for scores and
-        context; the classifier d^2 + d * labels, on one token. Embeddings, norms, activations and
-        softmax multiply no matrices and count as 0. Hard attention saves none: it computes all
-        scores first.
+        length * (4 d h s + 2 d c) for its linear modules (an FFN of rank r: 2 r (d + c) instead of 2 d c)
+        and 2 * length^2 * h s for scores and context; the classifier d^2 + d * labels, on one token;
+        embeddings of rank r length * d * r. Lookups, norms, activations and softmax multiply no matrices
+        and count as 0. Hard attention saves none: it computes all scores first.
         """
         width = self.hidden_size
         total: int = width * (width + self.model.config.num_labels)
+        total += length * width * (shape.embedding_rank or 0)
         for layer in self.checked(shape).layers:
             context = len(layer.heads) * self.head_size
-            total += length * (4 * width * context + 2 * width * len(layer.channels))
+            total += length * (4 * width * context + self._ffn_weights(layer))
             total += 2 * length**2 * context
         return total
 
@@ -98,7 +99,8 @@ class Anatomy:
         Raises ValueError when the model does not hold all of `shape`.
         """
         full, shape = self.full_shape(), self.checked(shape)
-        return masked(self.model, self.parts, full, shape, self.head_size, self.token_ids(shape))
+        embeddings = self.model.get_submodule(self.family.embeddings)
+        return masked(self.model, embeddings, self.parts, full, shape, self.head_size, self.token_ids(shape))
 
     def token_ids(self, shape: Shape) -> Tensor | None:
         """This model's token id for each token id of the vocabulary that `shape` leaves, (rows,).
@@ -146,11 +148,17 @@ class Anatomy:
             return 0
         width, context, channels = self.hidden_size, len(layer.heads) * self.head_size, len(layer.channels)
         attention = 3 * (width + 1) * context + (context + 1) * width if context else 0
-        ffn = (width + 1) * channels + (channels + 1) * width if channels else 0
+        ffn = self._ffn_weights(layer) + channels + width if channels else 0
         return attention + ffn + 4 * width
 
-    def _rows(self, shape: Shape) -> int:
-        return self.vocabulary if shape.rows is None else len(shape.rows)
+    def _ffn_weights(self, layer: LayerShape) -> int:
+        """Values of a layer's two FFN matrices, which are its multiply-accumulates for one token, too."""
+        width, channels = self.hidden_size, len(layer.channels)
+        return 2 * (width * channels if layer.ffn_rank is None else (width + channels) * layer.ffn_rank)
+
+    def _word_parameters(self, shape: Shape) -> int:
+        rows, rank = self.vocabulary if shape.rows is None else len(shape.rows), shape.embedding_rank
+        return rows * self.hidden_size if rank is None else (rows + self.hidden_size) * rank
 
     def _check_rows(self, shape: Shape) -> None:
         # RoBERTa counts positions from the padding id, and models are told by number what padding is.
@@ -164,6 +172,7 @@ class Anatomy:
             "head": self.heads,
             "channel": self.channels,
             "row": self.vocabulary,
+            "rank": self.hidden_size,
         }
         structural = STRUCTURAL.get(step.approximation)
         for field, what, indices in structural.named(step) if structural else ():

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from worker.engine.export.modeling_axforge import LowRankLinear
+
 
 @dataclass(frozen=True)
 class LayerNames:
@@ -69,6 +71,6 @@ class LayerParts:
     value: nn.Linear | None
     attention_output: nn.Linear | None
     attention_norm: nn.LayerNorm
-    ffn_up: nn.Linear | None
-    ffn_down: nn.Linear | None
+    ffn_up: nn.Linear | LowRankLinear | None
+    ffn_down: nn.Linear | LowRankLinear | None
     ffn_norm: nn.LayerNorm

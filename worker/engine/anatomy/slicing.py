@@ -14,6 +14,7 @@ from models.spec.ranges import from_ranges
 from worker.engine.anatomy import Anatomy, Shape, anatomy_of, family_of
 from worker.engine.anatomy.axforge import AXFORGE
 from worker.engine.anatomy.families import Family, LayerParts
+from worker.engine.anatomy.low_rank import Linear, copy_linear
 from worker.engine.anatomy.shape import LayerShape, positions
 from worker.engine.anatomy.vocabulary import copy_embeddings, with_rows, without_rows
 from worker.engine.export.modeling_axforge import AxforgeConfig
@@ -25,12 +26,17 @@ def is_native(anatomy: Anatomy, shape: Shape) -> bool:
     """Whether a stock transformers class can hold `shape`.
 
     It can when at least one layer is left and all that are left have every head of the dense model,
-    no hard attention, and the same number of channels.
+    no hard attention, and the same number of channels, and all matrices are whole.
     """
-    present = [layer for layer in anatomy.checked(shape).layers if layer.present]
+    shape = anatomy.checked(shape)
+    present = [layer for layer in shape.layers if layer.present]
     return (
         bool(present)
-        and all(len(layer.heads) == anatomy.heads and layer.hard_top_k is None for layer in present)
+        and shape.embedding_rank is None
+        and all(
+            len(layer.heads) == anatomy.heads and layer.hard_top_k is None and layer.ffn_rank is None
+            for layer in present
+        )
         and len({len(layer.channels) for layer in present}) == 1
         and bool(present[0].channels)
     )
@@ -116,6 +122,8 @@ def _axforge_config(
         layer_heads=[len(layer.heads) for layer in present],
         layer_channels=[len(layer.channels) for layer in present],
         layer_top_k=[layer.hard_top_k for layer in present],
+        layer_ranks=[layer.ffn_rank for layer in present],
+        embedding_rank=shape.embedding_rank,
         axforge=kept,
         source_config=source,
     )
@@ -177,22 +185,13 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
     target.load_state_dict(source.state_dict())
 
 
-@torch.no_grad()
 def _copy_linear(
-    source: nn.Linear | None,
-    target: nn.Linear | None,
+    source: Linear | None,
+    target: Linear | None,
     *,
     rows: Tensor | None = None,
     columns: Tensor | None = None,
 ) -> None:
     if source is None or target is None:
         raise ValueError("the shape keeps a block that the model does not have")
-    weight: Tensor = source.weight
-    bias: Tensor = source.bias
-    if rows is not None:
-        rows = rows.to(weight.device)
-        weight, bias = weight[rows], bias[rows]
-    if columns is not None:
-        weight = weight[:, columns.to(weight.device)]
-    target.weight.copy_(weight)
-    target.bias.copy_(bias)
+    copy_linear(source, target, rows, columns)

@@ -1,4 +1,4 @@
-"""Models with fewer vocabulary rows: their token ids, their configs, and the masked model that takes them."""
+"""Word embeddings with fewer rows or of low rank: copied, computed with by a masked model, and in configs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from worker.engine.anatomy.low_rank import directions
+
 TOKEN_ID_SUFFIX = "_token_id"
+COUNTS = "token_counts"
+UNSEEN = 0.1  # how often a token that was not counted is expected beside one that was counted once
+PROJECTION = "word_projection"  # of AxforgeEmbeddings
 
 
 @contextmanager
@@ -39,15 +45,66 @@ def copy_embeddings(
 ) -> None:
     """Copy the embedding module at `path` to that at `target_path`, of the word embeddings the `rows` only.
 
-    `rows` are positions in the source's table, (rows of the target,); None for all.
+    `rows` are positions in the source's table, (rows of the target,); None for all. The table gets the rank
+    that the target's has.
     """
-    module, weights = source.get_submodule(path), dict(source.get_submodule(path).state_dict())
-    words = source.get_input_embeddings()
+    module, wanted = source.get_submodule(path), target.get_submodule(target_path)
+    words = cast(nn.Embedding, source.get_input_embeddings())
     name = next(name for name, part in module.named_modules() if part is words)
-    if rows is not None:
-        weight = weights[f"{name}.weight"]
-        weights[f"{name}.weight"] = weight[rows.to(weight.device)]
-    target.get_submodule(target_path).load_state_dict(weights)
+    weights = {key: value for key, value in module.state_dict().items() if not key.startswith(PROJECTION)}
+    table, rank = _table(source, module, rows), getattr(target.config, "embedding_rank", None)
+    held = getattr(module, PROJECTION, None)
+    if rank is not None and held is not None and held.in_features == rank:
+        weights[f"{PROJECTION}.weight"] = held.weight
+        table = _rows(words.weight, rows)
+    elif rank is not None:
+        kept = _directions(source, module, rank, rows)
+        weights[f"{PROJECTION}.weight"], table = kept.T, table @ kept.T
+    wanted.load_state_dict({**weights, f"{name}.weight": table})
+
+
+def note_counts(model: PreTrainedModel, counts: Tensor) -> None:
+    """Let low-rank tables of the model, while it lives, be those that are best for texts with so many tokens.
+
+    `counts` (rows,) are by the model's token ids. Without them all rows count the same.
+    """
+    words = cast(nn.Embedding, model.get_input_embeddings())
+    words.register_buffer(COUNTS, (counts + UNSEEN).to(words.weight.device), persistent=False)
+
+
+@contextmanager
+def projected(
+    model: PreTrainedModel, embeddings: nn.Module, rank: int, rows: Tensor | None
+) -> Iterator[None]:
+    """While it lasts, word embeddings are what a table of that rank with those `rows` (None: all) gives."""
+    kept = _directions(model, embeddings, rank, rows)
+    last = getattr(embeddings, PROJECTION, None) or model.get_input_embeddings()
+    handle = last.register_forward_hook(lambda module, args, output: output @ kept.T @ kept)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _directions(model: PreTrainedModel, embeddings: nn.Module, rank: int, rows: Tensor | None) -> Tensor:
+    """In which the rows lie best, each as often as its token is expected, (rank, width)."""
+    table = _table(model, embeddings, rows)
+    counts = getattr(model.get_input_embeddings(), COUNTS, None)
+    if counts is not None:
+        table = table.double() * _rows(counts, rows).double().sqrt()[:, None]
+    return directions(table, rank).to(model.dtype)
+
+
+@torch.no_grad()
+def _table(model: PreTrainedModel, embeddings: nn.Module, rows: Tensor | None) -> Tensor:
+    """The word embeddings of `rows` in the model's width, (rows, width)."""
+    words = _rows(cast(nn.Embedding, model.get_input_embeddings()).weight.detach(), rows)
+    projection = getattr(embeddings, PROJECTION, None)
+    return words if projection is None else words @ projection.weight.T
+
+
+def _rows(table: Tensor, rows: Tensor | None) -> Tensor:
+    return table if rows is None else table[rows.to(table.device)]
 
 
 def with_rows(config: PreTrainedConfig, rows: Sequence[int]) -> None:

@@ -24,6 +24,7 @@ from worker.engine.export.modeling_axforge import (
     AxforgeForSequenceClassification,
     AxforgeHead,
     AxforgeLayer,
+    LowRankLinear,
 )
 
 OPSET = 21
@@ -130,6 +131,13 @@ class EncoderGraph:
         bias = self.weight(f"{name}.bias", torch.cat([module.bias for module in modules]))
         return self.node("Add", [self.node("MatMul", [hidden, weight]), bias])
 
+    def product(self, name: str, hidden: str, module: nn.Module) -> str:
+        """The product with a whole or a low-rank matrix."""
+        if isinstance(module, LowRankLinear):
+            weight = self.weight(f"{name}.inner.weight", module.inner.weight.T)
+            return self.linear(f"{name}.outer", self.node("MatMul", [hidden, weight]), module.outer)
+        return self.linear(name, hidden, cast(nn.Linear, module))
+
     def norm(self, name: str, module: nn.LayerNorm, hidden: str, residual: str | None = None) -> str:
         """LayerNorm(hidden + residual)."""
         weight, bias = self.weight(f"{name}.weight", module.weight), self.weight(f"{name}.bias", module.bias)
@@ -146,6 +154,9 @@ class EncoderGraph:
         positions = module.position_embeddings.weight
         words = self.weight(WORDS, module.word_embeddings.weight)
         hidden = self.node("Gather", [words, "input_ids"])
+        if module.word_projection is not None:
+            projection = self.weight("embeddings.projection.weight", module.word_projection.weight.T)
+            hidden = self.node("MatMul", [hidden, projection])
         if with_token_types:
             types = self.weight("embeddings.token_types", module.token_type_embeddings.weight)
             hidden = self.node("Add", [hidden, self.node("Gather", [types, "token_type_ids"])])
@@ -170,9 +181,9 @@ class EncoderGraph:
         )
         if layer.ffn_up is None or layer.ffn_down is None:
             return self.norm(f"{name}.ffn_norm", layer.ffn_norm, rows)
-        inner = self.linear(f"{name}.ffn_up", rows, layer.ffn_up)
+        inner = self.product(f"{name}.ffn_up", rows, layer.ffn_up)
         inner = self.activation(self.config.hidden_act, inner)
-        inner = self.linear(f"{name}.ffn_down", inner, layer.ffn_down)
+        inner = self.product(f"{name}.ffn_down", inner, layer.ffn_down)
         return self.norm(f"{name}.ffn_norm", layer.ffn_norm, inner, rows)
 
     def head(self, module: AxforgeHead, hidden: str) -> None:

@@ -21,10 +21,11 @@ class AxforgeConfig(PretrainedConfig):
 
     `layer_heads[i]`, `layer_channels[i]`: how many heads and FFN channels layer i has; 0 means that
     the block was removed and only its layer norm remains. `layer_top_k[i]`: how many attention
-    probabilities a row keeps (None: all). `type_vocab_size` 0: no token types.
-    `positions`: "absolute" counts from 0, "after_padding" from `pad_token_id` + 1 and skips padding.
-    `axforge` and `source_config` say which elements of the dense model these are; the forward pass
-    does not read them.
+    probabilities a row keeps (None: all). `layer_ranks[i]`: values between the two factors of its FFN
+    matrices (None: whole matrices), `embedding_rank` those of a row of the word embedding.
+    `type_vocab_size` 0: no token types. `positions`: "absolute" counts from 0, "after_padding" from
+    `pad_token_id` + 1 and skips padding. `axforge` and `source_config` say which elements of the dense
+    model these are; the forward pass does not read them.
     """
 
     model_type = "axforge"
@@ -37,6 +38,8 @@ class AxforgeConfig(PretrainedConfig):
         layer_heads: tuple[int, ...] | list[int] = (),
         layer_channels: tuple[int, ...] | list[int] = (),
         layer_top_k: tuple[int | None, ...] | list[int | None] = (),
+        layer_ranks: tuple[int | None, ...] | list[int | None] | None = None,
+        embedding_rank: int | None = None,
         hidden_act: str = "gelu",
         max_position_embeddings: int = 512,
         type_vocab_size: int = 2,
@@ -59,6 +62,8 @@ class AxforgeConfig(PretrainedConfig):
         self.layer_heads = list(layer_heads)
         self.layer_channels = list(layer_channels)
         self.layer_top_k = list(layer_top_k)
+        self.layer_ranks = [None] * len(self.layer_heads) if layer_ranks is None else list(layer_ranks)
+        self.embedding_rank = embedding_rank
         self.hidden_act = hidden_act
         self.max_position_embeddings = max_position_embeddings
         self.type_vocab_size = type_vocab_size
@@ -75,12 +80,31 @@ class AxforgeConfig(PretrainedConfig):
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
 
+class LowRankLinear(nn.Module):
+    """A linear module whose weight is the product of two thin matrices."""
+
+    def __init__(self, inputs: int, rank: int, outputs: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(inputs, rank, bias=False)
+        self.outer = nn.Linear(rank, outputs)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        outputs: Tensor = self.outer(self.inner(hidden))
+        return outputs
+
+
+def linear(inputs: int, outputs: int, rank: int | None) -> nn.Module:
+    return nn.Linear(inputs, outputs) if rank is None else LowRankLinear(inputs, rank, outputs)
+
+
 class AxforgeEmbeddings(nn.Module):
     def __init__(self, config: AxforgeConfig) -> None:
         super().__init__()
         width, pad = config.hidden_size, config.pad_token_id
         self.offset = pad if config.positions == "after_padding" else None
-        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=pad)
+        rank = config.embedding_rank
+        self.word_embeddings = nn.Embedding(config.vocab_size, rank or width, padding_idx=pad)
+        self.word_projection = None if rank is None else nn.Linear(rank, width, bias=False)
         self.position_embeddings = nn.Embedding(
             config.max_position_embeddings, width, padding_idx=self.offset
         )
@@ -91,6 +115,8 @@ class AxforgeEmbeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         hidden: Tensor = self.word_embeddings(input_ids)
+        if self.word_projection is not None:
+            hidden = self.word_projection(hidden)
         if hasattr(self, "token_type_embeddings"):
             if token_type_ids is None:
                 hidden = hidden + self.token_type_embeddings.weight[0]
@@ -164,13 +190,20 @@ class AxforgeAttention(nn.Module):
 class AxforgeLayer(nn.Module):
     """Attention and FFN block, each with residual path and layer norm; either may be missing."""
 
-    def __init__(self, config: AxforgeConfig, heads: int, channels: int, hard_top_k: int | None) -> None:
+    def __init__(
+        self,
+        config: AxforgeConfig,
+        heads: int,
+        channels: int,
+        hard_top_k: int | None,
+        rank: int | None = None,
+    ) -> None:
         super().__init__()
         width = config.hidden_size
         self.attention = AxforgeAttention(config, heads, hard_top_k) if heads else None
         self.attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.ffn_up = nn.Linear(width, channels) if channels else None
-        self.ffn_down = nn.Linear(channels, width) if channels else None
+        self.ffn_up = linear(width, channels, rank) if channels else None
+        self.ffn_down = linear(channels, width, rank) if channels else None
         self.ffn_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.activation = ACT2FN[config.hidden_act]
         self.dropout = nn.Dropout(config.hidden_dropout)
@@ -218,7 +251,9 @@ class AxforgeForSequenceClassification(AxforgePreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.embeddings = AxforgeEmbeddings(config)
-        kept = zip(config.layer_heads, config.layer_channels, config.layer_top_k, strict=True)
+        kept = zip(
+            config.layer_heads, config.layer_channels, config.layer_top_k, config.layer_ranks, strict=True
+        )
         self.layers = nn.ModuleList(AxforgeLayer(config, *layer) for layer in kept)
         self.head = AxforgeHead(config)
         self.post_init()

@@ -37,7 +37,8 @@ class SearchProblem:
 
     `judge` masks the model to a shape and evaluates it; `fisher` takes gate gradients at a shape.
     `trial` fine-tunes the recipe's model for a moment and evaluates it, or is None when the job
-    forbids training. `tell(stage_message, step, total)` reports, and raises `Stopped` when asked to.
+    forbids training. `start` is what is decided before the search. `tell(stage_message, step, total)`
+    reports, and raises `Stopped` when asked to.
     """
 
     anatomy: Anatomy
@@ -51,6 +52,7 @@ class SearchProblem:
     trial: Callable[[Recipe], Judgement] | None
     length: int
     max_candidates: int
+    start: Recipe = field(default_factory=Recipe)
     tell: Callable[[str, int, int | None], None] = field(default=lambda message, step, total: None)
 
     def may(self, approximation: ApproximationName) -> bool:
