@@ -9,6 +9,8 @@ from typing import Literal
 from models.spec import (
     ApproximationName,
     HardAttention,
+    LowRankEmbeddings,
+    LowRankFfn,
     PruneBlocks,
     PruneHeads,
     PruneLayers,
@@ -40,6 +42,8 @@ APPROXIMATIONS: dict[ApproximationName, Approximation] = {
     "prune_heads": Approximation(PruneHeads, "head", ("speed", "size", "accuracy")),
     "prune_weight_groups": Approximation(PruneWeightGroups, "weight group", ("speed", "size", "accuracy")),
     "prune_vocabulary": Approximation(PruneVocabulary, "vocabulary row", ("size",)),
+    "low_rank_embeddings": Approximation(LowRankEmbeddings, "word embedding", ("size",)),
+    "low_rank_ffn": Approximation(LowRankFfn, "layer", ("speed", "size")),
     "hard_attention": Approximation(HardAttention, "layer", ("accuracy",)),
     "quantize": Approximation(Quantize, "model", ("speed", "size"), ("onnxruntime",)),
 }

@@ -21,6 +21,8 @@ from models.spec.job import (
 )
 from models.spec.recipe import (
     HardAttention,
+    LowRankEmbeddings,
+    LowRankFfn,
     PruneBlocks,
     PruneHeads,
     PruneLayers,
@@ -69,6 +71,8 @@ __all__ = [
     "JobSpec",
     "Latency",
     "Loadable",
+    "LowRankEmbeddings",
+    "LowRankFfn",
     "MetricName",
     "MetricValue",
     "ModelMeasurements",

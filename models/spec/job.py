@@ -20,6 +20,8 @@ ApproximationName = Literal[
     "prune_heads",
     "prune_weight_groups",
     "prune_vocabulary",
+    "low_rank_embeddings",
+    "low_rank_ffn",
     "hard_attention",
     "quantize",
 ]

@@ -58,6 +58,21 @@ class PruneVocabulary(Document):
     rows: Ranges = Field(examples=["0,100-103,999-3041"])
 
 
+class LowRankEmbeddings(Document):
+    """The word embedding becomes a table of `rank` values a row, and a matrix from them to its width."""
+
+    approximation: Literal["low_rank_embeddings"] = "low_rank_embeddings"
+    rank: int = Field(ge=1)
+
+
+class LowRankFfn(Document):
+    """Both FFN matrices of one layer become products of two with `rank` values between them."""
+
+    approximation: Literal["low_rank_ffn"] = "low_rank_ffn"
+    layer: LayerIndex
+    rank: int = Field(ge=1)
+
+
 class HardAttention(Document):
     """Keep the `top_k` largest attention probabilities of each row, without re-normalising."""
 
@@ -94,6 +109,8 @@ Step = Annotated[
     | PruneHeads
     | PruneWeightGroups
     | PruneVocabulary
+    | LowRankEmbeddings
+    | LowRankFfn
     | HardAttention
     | Quantize
     | Recover,

@@ -10,6 +10,8 @@ from transformers import AutoConfig, PreTrainedModel
 
 from models.spec import (
     HardAttention,
+    LowRankEmbeddings,
+    LowRankFfn,
     PruneBlocks,
     PruneHeads,
     PruneLayers,
@@ -24,6 +26,7 @@ from worker.engine.anatomy.slicing import source_config
 
 LAYERS, HEADS, CHANNELS, HIDDEN, LABELS = 4, 4, 48, 32, 3
 VOCABULARY = 300
+NARROW = 24  # width of the embeddings of families that project them
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": HIDDEN,
@@ -41,7 +44,7 @@ OWN: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": HIDDEN, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": CHANNELS},
     "xlm-roberta": {},
     "camembert": {},
-    "albert": {"embedding_size": 24},
+    "albert": {"embedding_size": NARROW},
     "deberta-v2": {
         "relative_attention": True,
         "pos_att_type": "p2c|c2p",
@@ -51,7 +54,7 @@ OWN: dict[str, dict[str, Any]] = {
         "share_att_key": True,
         "type_vocab_size": 0,
     },
-    "electra": {"embedding_size": 24},
+    "electra": {"embedding_size": NARROW},
     "mpnet": {},
     "modernbert": {"local_attention": 6, "classifier_pooling": "mean", "pad_token_id": 0},
 }
@@ -106,14 +109,23 @@ def logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tens
 
 
 def random_recipe(
-    seed: int, *, layers: int = LAYERS, heads: int = HEADS, channels: int = CHANNELS, uniform: bool = False
+    seed: int,
+    *,
+    layers: int = LAYERS,
+    heads: int = HEADS,
+    channels: int = CHANNELS,
+    uniform: bool = False,
+    low_rank: bool = True,
 ) -> Recipe:
     """A few random structural steps; with `uniform` such as a stock class can hold."""
+    low_rank = low_rank and not uniform
     chance = random.Random(seed)
     gone = [index for index in range(layers) if chance.random() < 0.25][: layers - 1]
     steps: list[Step] = [PruneLayers(layers=tuple(gone))] if gone else []
     if chance.random() < 0.5:
         steps.append(random_vocabulary(chance.randrange(2**31)))
+    if low_rank and chance.random() < 0.4:
+        steps.append(LowRankEmbeddings(rank=chance.randint(1, NARROW - 1)))
     width = chance.randrange(1, channels)
     for layer in range(layers):
         if uniform:
@@ -123,6 +135,8 @@ def random_recipe(
             steps.append(HardAttention(layer=layer, top_k=chance.choice((1, 3, 30))))
         if chance.random() < 0.5:
             steps.append(PruneHeads(layer=layer, heads=_some(chance, heads, chance.randint(1, heads))))
+        if low_rank and chance.random() < 0.4:
+            steps.append(LowRankFfn(layer=layer, rank=chance.randint(1, HIDDEN - 1)))
         if chance.random() < 0.5:
             count = chance.randint(1, channels)
             steps.append(PruneWeightGroups(layer=layer, channels=_some(chance, channels, count)))

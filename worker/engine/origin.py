@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from worker.engine.anatomy import Anatomy, anatomy_of
+from worker.engine.anatomy.low_rank import noted_moments
+from worker.engine.anatomy.vocabulary import note_counts
 from worker.engine.measure.inputs import BenchInputs
 from worker.engine.prepare import load_model, load_tokenizer
-from worker.engine.tasks import Rows, Scorer, Split
+from worker.engine.tasks import Rows, Scorer, Split, evaluate
 
 if TYPE_CHECKING:
     from worker.engine.run import Run
 
+MOMENT_ROWS = 128  # of the training rows, for the second moments of the FFN's inputs
+
 
 class Origin:
-    """The model and tokenizer of a folder, loaded when first needed."""
+    """The model and tokenizer of a folder, loaded when first needed. `name` is None for the dense model."""
 
-    def __init__(self, run: Run, folder: Path) -> None:
+    def __init__(self, run: Run, folder: Path, name: str | None = None) -> None:
         self._run = run
         self.folder = folder
+        self.name = name
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -36,6 +43,19 @@ class Origin:
         model, _ = load_model(self.folder, run.task, labels=run.data.labels, seed=run.spec.seed)
         model.to(run.device.torch_device)
         return anatomy_of(model)
+
+    @cached_property
+    def informed_anatomy(self) -> Anatomy:
+        """The anatomy, whose low-rank forms are from now on those that are best for the training rows."""
+        run, anatomy = self._run, self.anatomy
+        rows = cast(nn.Embedding, anatomy.model.get_input_embeddings()).num_embeddings
+        note_counts(anatomy.model, torch.from_numpy(np.bincount(self.train.ids, minlength=rows)))
+        if run.may_thin_ffn:
+            chosen = np.random.default_rng(run.spec.seed).permutation(len(self.train))[:MOMENT_ROWS]
+            rows_seen = self.train.select(chosen)
+            with noted_moments(anatomy):
+                evaluate(anatomy.model, rows_seen, run.task, batch_size=32, device=run.device)
+        return anatomy
 
     @cached_property
     def train(self) -> Split:

@@ -67,7 +67,7 @@ class Run:
     def with_vocabulary(self, name: str) -> Origin:
         """The dense model with one of the vocabularies that the baseline tries."""
         if name not in self._origins:
-            self._origins[name] = Origin(self, self.workspace.folder("baseline") / VOCABULARY / name)
+            self._origins[name] = Origin(self, self.workspace.folder("baseline") / VOCABULARY / name, name)
         return self._origins[name]
 
     @property
@@ -102,7 +102,9 @@ class Run:
     @property
     def anatomy(self) -> Anatomy:
         """The anatomy, on the device, of the model that the search begins with."""
-        return self.origin.anatomy
+        baseline = self.workspace.result("baseline")
+        uninformed = baseline is None or not baseline["start"]
+        return self.origin.anatomy if uninformed else self.origin.informed_anatomy
 
     @cached_property
     def lessons(self) -> Split:
@@ -129,6 +131,13 @@ class Run:
     def quantizes(self) -> bool:
         """Whether the delivered file is int8: allowed, and the target's runtime can run it."""
         return "quantize" in self.spec.approximations and self.spec.target.runtime == "onnxruntime"
+
+    @property
+    def may_thin_ffn(self) -> bool:
+        """Whether FFN matrices may be of low rank: for size alone, since the latency table knows no ranks."""
+        spec = self.spec
+        asks_for_speed = any(spec.constraints.speed.model_dump(exclude={"percentile"}).values())
+        return "low_rank_ffn" in spec.approximations and spec.focus == "size" and not asks_for_speed
 
     def length(self) -> int:
         """See `Origin.length`."""

@@ -351,6 +351,31 @@ class Limits(BaseModel):
     upload_max_bytes: int
 
 
+class LowRankEmbeddings(BaseModel):
+    """
+    The word embedding becomes a table of `rank` values a row, and a matrix from them to its width.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximation: str | None = "low_rank_embeddings"
+    rank: int
+
+
+class LowRankFfn(BaseModel):
+    """
+    Both FFN matrices of one layer become products of two with `rank` values between them.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximation: str | None = "low_rank_ffn"
+    layer: int
+    rank: int
+
+
 class ModelSource(BaseModel):
     """
     A pre-trained or fine-tuned transformer: a folder with config.json and *.safetensors.

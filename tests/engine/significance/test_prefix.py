@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -63,7 +65,8 @@ def test_losses_are_those_of_the_whole_model(name: str, room: bool, monkeypatch:
     layers = model.get_submodule(anatomy.family.layers)
     replay = PrefixReplay(anatomy, split, TASK, device, precision="fp32", batch_size=8)
     full = anatomy.full_shape()
-    for shape in [full, *(element.removed_from(full) for element in all_elements(full))]:
+    low_rank = replace(full, embedding_rank=3)
+    for shape in [full, low_rank, *(element.removed_from(full) for element in all_elements(full))]:
         with anatomy.masked(shape):
             expected = evaluate(model, split, TASK, batch_size=8, device=device).losses
         assert np.array_equal(replay.losses(shape), expected)

@@ -13,7 +13,7 @@ from models.spec import JobSpec, Recipe
 from worker.engine.delivery import Delivered
 from worker.engine.measure.probing import ModelFile
 from worker.engine.run import Run
-from worker.engine.stages.vocabulary import best_vocabulary, wants_vocabulary
+from worker.engine.stages.vocabulary import best_table, wants_lower_rank, wants_smaller_table
 
 DENSE_BYTES = 1000
 
@@ -36,11 +36,20 @@ def form(metric: float, size_bytes: int) -> Delivered:
         ({"focus": "speed", "constraints": {"size": {"min_reduction": 4.9}}}, False),
         ({"focus": "speed", "constraints": {"size": {"min_reduction": 6.0}}}, True),
         ({"focus": "accuracy", "constraints": {"size": {"max_bytes": 150}}}, True),
-        ({"focus": "size", "approximations": ["prune_layers", "quantize"]}, False),
     ],
 )
-def test_rows_go_for_size_only(spec: dict[str, Any], wanted: bool) -> None:
-    assert wants_vocabulary(run_of(**spec), form(0.9, 200), DENSE_BYTES) == wanted
+def test_the_table_is_made_smaller_for_size_only(spec: dict[str, Any], wanted: bool) -> None:
+    assert wants_smaller_table(run_of(**spec), form(0.9, 200), DENSE_BYTES) == wanted
+
+
+def test_rank_goes_only_for_a_bound() -> None:
+    bounded = {"accuracy": {"max_relative_drop": 0.01}}
+    assert not wants_lower_rank(run_of(focus="size"), form(0.9, 120), DENSE_BYTES)
+    assert wants_lower_rank(run_of(focus="size", constraints=bounded), form(0.9, 120), DENSE_BYTES)
+    assert not wants_lower_rank(run_of(focus="speed", constraints=bounded), form(0.9, 120), DENSE_BYTES)
+    size = {"size": {"min_reduction": 9.0}}
+    assert wants_lower_rank(run_of(focus="speed", constraints=size), form(0.9, 120), DENSE_BYTES)
+    assert not wants_lower_rank(run_of(focus="speed", constraints=size), form(0.9, 100), DENSE_BYTES)
 
 
 @pytest.mark.parametrize(
@@ -55,16 +64,16 @@ def test_rows_go_for_size_only(spec: dict[str, Any], wanted: bool) -> None:
 def test_the_smallest_that_costs_little(small: float, larger: float, chosen: str | None) -> None:
     run = run_of(constraints={"accuracy": {"max_absolute_drop": 0.01}})
     tried = {"task": form(small, 120), "task-and-common": form(larger, 140)}
-    assert best_vocabulary(run, form(0.9, 200), tried) == chosen
+    assert best_table(run, form(0.9, 200), tried) == chosen
 
 
 def test_without_a_bound_on_accuracy_the_smallest() -> None:
     tried = {"task": form(0.5, 120), "task-and-common": form(0.8, 140)}
-    assert best_vocabulary(run_of(), form(0.9, 200), tried) == "task"
-    assert best_vocabulary(run_of(), form(0.9, 200), {}) is None
+    assert best_table(run_of(), form(0.9, 200), tried) == "task"
+    assert best_table(run_of(), form(0.9, 200), {}) is None
 
 
 def test_a_metric_that_may_not_fall_below_a_bound() -> None:
     tried = {"task": form(0.84, 120), "task-and-common": form(0.88, 140)}
     run = run_of(constraints={"accuracy": {"min": 0.85}})
-    assert best_vocabulary(run, form(0.9, 200), tried) == "task-and-common"
+    assert best_table(run, form(0.9, 200), tried) == "task-and-common"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.spec import Recipe, Step
-from worker.engine.anatomy.costs import head_macs, layer_macs, layer_parameters
+from worker.engine.anatomy.costs import head_macs, layer_macs, layer_parameters, matrix_values
 from worker.engine.anatomy.families import Family, LayerParts, layer_parts
 from worker.engine.anatomy.heads import HeadKind
 from worker.engine.anatomy.masking import Gates, gated, masked
@@ -78,8 +78,7 @@ class Anatomy:
         outside = self.outside.values()
         total: int = sum(parameter.numel() for module in outside for parameter in module.parameters())
         shape, pre_norm = self.checked(shape), self.form.get("norm_placement") == "pre"
-        gone = self._rows(self.full_shape()) - self._rows(shape)
-        total -= gone * int(self.model.get_input_embeddings().embedding_dim)
+        total -= self._word_parameters(self.full_shape()) - self._word_parameters(shape)
         return total + sum(
             layer_parameters(part, shape.layers[part.index], self.head_size, pre_norm=pre_norm)
             for part in self.parts
@@ -90,18 +89,19 @@ class Anatomy:
         """Multiply-accumulates for one sequence of `length` tokens.
 
         A layer with h heads of size s, hidden width d and c channels takes
-        length * (4 d h s + 2 d c) for its linear modules (3 d c where the FFN is gated) and
-        2 * length^2 * h s for scores and context; a head with two linear modules d^2 + d * labels, with one
-        d * labels, on one token, or on every token where it answers for each.
-        Embeddings, norms, activations and softmax multiply no matrices and count as 0. Hard and local
-        attention save none: they compute all scores first. Layers that share weights count each.
+        length * (4 d h s + 2 d c) for its linear modules (3 d c where the FFN is gated; of rank r it has
+        r (d + c) for each d c) and 2 * length^2 * h s for scores and context; a head with two linear modules
+        d^2 + d * labels, with one d * labels, on one token, or on every token where it answers for each;
+        embeddings of width e that are projected length * d e, those of rank r length * e r more. Lookups,
+        norms, activations and softmax multiply no matrices and count as 0. Hard and local attention save
+        none: they compute all scores first. Layers that share weights count each.
         """
-        width, dense = self.hidden_size, "head.dense" in self.outside
+        shape, width, dense = self.checked(shape), self.hidden_size, "head.dense" in self.outside
         total = head_macs(self.kind, width, self.model.config.num_labels, length, dense=dense)
         total += length * width * (self.form.get("embedding_size") or 0)
+        total += length * self.embedding_width * (shape.embedding_rank or 0)
         return total + sum(
-            layer_macs(self.form, width, self.head_size, layer, length)
-            for layer in self.checked(shape).layers
+            layer_macs(self.form, width, self.head_size, layer, length) for layer in shape.layers
         )
 
     def masked(self, shape: Shape) -> AbstractContextManager[None]:
@@ -111,7 +111,8 @@ class Anatomy:
         Raises ValueError when the model does not hold all of `shape`.
         """
         full, shape = self.full_shape(), self.checked(shape)
-        return masked(self.model, self.parts, full, shape, self.head_size, self.token_ids(shape))
+        embeddings = self.outside["embeddings"]
+        return masked(self.model, embeddings, self.parts, full, shape, self.head_size, self.token_ids(shape))
 
     def token_ids(self, shape: Shape) -> Tensor | None:
         """This model's token id for each token id of the vocabulary that `shape` leaves, (rows,).
@@ -138,6 +139,11 @@ class Anatomy:
     def form(self) -> Mapping[str, Any]:
         """How the model computes, as fields of `AxforgeConfig`."""
         return self.family.variant(self.model.config)
+
+    @property
+    def embedding_width(self) -> int:
+        """Values of a row of the dense model's word embedding."""
+        return int(self.form.get("embedding_size") or self.hidden_size)
 
     @property
     def layer_variants(self) -> tuple[Mapping[str, Any], ...]:
@@ -167,8 +173,9 @@ class Anatomy:
             return Shape.from_json(kept)
         return Shape.full(self.layers, self.heads, self.channels, self.shares)
 
-    def _rows(self, shape: Shape) -> int:
-        return self.vocabulary if shape.rows is None else len(shape.rows)
+    def _word_parameters(self, shape: Shape) -> int:
+        rows, rank = self.vocabulary if shape.rows is None else len(shape.rows), shape.embedding_rank
+        return matrix_values(rows, self.embedding_width, rank)
 
     def _check_rows(self, shape: Shape) -> None:
         # RoBERTa counts positions from the padding id, and models are told by number what padding is.
@@ -182,6 +189,8 @@ class Anatomy:
             "head": self.heads,
             "channel": self.channels,
             "row": self.vocabulary,
+            "rank": self.hidden_size,
+            "embedding rank": self.embedding_width,
         }
         structural = STRUCTURAL.get(step.approximation)
         for field, what, indices in structural.named(step) if structural else ():

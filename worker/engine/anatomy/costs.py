@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from worker.engine.anatomy.families import LayerParts
+from worker.engine.anatomy.families import LayerParts, Rows
 from worker.engine.anatomy.heads import BY_TOKEN, HeadKind
 from worker.engine.anatomy.shape import LayerShape
 
@@ -18,12 +18,13 @@ def layer_parameters(part: LayerParts, layer: LayerShape, head_size: int, *, pre
     total = 0
     if layer.heads and part.attention_output is not None:
         rows = len(layer.heads) * head_size
-        total += rows * sum(projection.parameters_each for projection in part.by_head.values())
-        total += _output_parameters(part.attention_output, rows)
+        total += sum(_parameters(up, up.inputs, rows) for up in part.by_head.values())
+        output = Rows(part.attention_output)
+        total += _parameters(output, rows, output.outputs)
     if layer.channels and part.ffn_down is not None:
-        ups = [up for up in (part.ffn_gate, part.ffn_up) if up is not None]
-        total += len(layer.channels) * sum(up.parameters_each for up in ups)
-        total += _output_parameters(part.ffn_down, len(layer.channels))
+        channels, down = len(layer.channels), Rows(part.ffn_down)
+        total += sum(_parameters(up, up.inputs, channels, layer.ffn_rank) for up in part.ffn_ups)
+        total += _parameters(down, channels, down.outputs, layer.ffn_rank)
     norms = ((part.attention_norm, layer.heads), (part.ffn_norm, layer.channels))
     for norm, kept in norms:
         if norm is not None and (kept or not pre_norm):
@@ -40,7 +41,8 @@ def layer_macs(form: Mapping[str, Any], width: int, head_size: int, layer: Layer
         return 0
     context = len(layer.heads) * head_size
     projections = 3 if form.get("ffn") == "gated" else 2
-    total = length * (4 * width * context + projections * width * len(layer.channels))
+    ffn = projections * matrix_values(width, len(layer.channels), layer.ffn_rank)
+    total = length * (4 * width * context + ffn)
     total += 2 * length**2 * context
     relative = form.get("relative") or {}
     if relative.get("kind") == "disentangled":
@@ -58,6 +60,11 @@ def head_macs(kind: HeadKind, width: int, labels: int, length: int, *, dense: bo
     return (length if kind in BY_TOKEN else 1) * width * (outputs + width * dense)
 
 
-def _output_parameters(output: Any, inputs: int) -> int:
-    each = int(output.out_features)
-    return inputs * each + (each if output.bias is not None else 0)
+def matrix_values(one: int, other: int, rank: int | None) -> int:
+    """Values of a (one, other) matrix, or of the two that it is a product of."""
+    return one * other if rank is None else (one + other) * rank
+
+
+def _parameters(projection: Rows, inputs: int, outputs: int, rank: int | None = None) -> int:
+    """Of a projection cut to so many inputs and outputs, its bias included."""
+    return matrix_values(inputs, outputs, rank) + outputs * (projection.bias is not None)

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from worker.engine.anatomy.heads import Head, HeadKind
+from worker.engine.export.modeling_axforge import LowRankLinear
+
+Linear = nn.Linear | LowRankLinear
 
 
 @dataclass(frozen=True)
@@ -125,28 +128,45 @@ class Family:
 
 @dataclass(frozen=True)
 class Rows:
-    """A projection: all outputs of a linear module, or part `part` of `of` equal ones."""
+    """A projection: all outputs of a linear module, or part `part` of `of` equal ones.
 
-    linear: nn.Linear
+    Only a module with a whole weight has parts.
+    """
+
+    linear: Linear
     part: int = 0
     of: int = 1
 
     @property
     def weight(self) -> Tensor:
-        """A view, (outputs, inputs)."""
+        """(outputs, inputs): a view, or of a low-rank module the product."""
+        if isinstance(self.linear, LowRankLinear):
+            return self.linear.outer.weight @ self.linear.inner.weight
         weight: Tensor = self.linear.weight
         return weight.view(self.of, -1, weight.shape[1])[self.part]
 
     @property
     def bias(self) -> Tensor | None:
         """A view, (outputs,)."""
-        bias: Tensor | None = self.linear.bias
+        bias: Tensor | None = self._last.bias
         return None if bias is None else bias.view(self.of, -1)[self.part]
 
     @property
-    def parameters_each(self) -> int:
-        """Of one output: its weights, and its bias if there is one."""
-        return int(self.linear.in_features) + (self.linear.bias is not None)
+    def inputs(self) -> int:
+        return int((self.linear.inner if isinstance(self.linear, LowRankLinear) else self.linear).in_features)
+
+    @property
+    def outputs(self) -> int:
+        return int(self._last.out_features) // self.of
+
+    @property
+    def rank(self) -> int | None:
+        """None where the weight is whole."""
+        return int(self.linear.inner.out_features) if isinstance(self.linear, LowRankLinear) else None
+
+    @property
+    def _last(self) -> nn.Linear:
+        return self.linear.outer if isinstance(self.linear, LowRankLinear) else self.linear
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +186,13 @@ class LayerParts:
     attention_norm: nn.Module | None
     ffn_gate: Rows | None
     ffn_up: Rows | None
-    ffn_down: nn.Linear | None
+    ffn_down: Linear | None
     ffn_norm: nn.Module | None
+
+    @property
+    def ffn_ups(self) -> tuple[Rows, ...]:
+        """The projections to channels: gate, if there is one, and up."""
+        return tuple(up for up in (self.ffn_gate, self.ffn_up) if up is not None)
 
 
 def layer_parts(names: LayerNames, index: int, layer: nn.Module) -> LayerParts:

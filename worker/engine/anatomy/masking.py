@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from worker.engine.anatomy.families import LayerParts
-from worker.engine.anatomy.shape import LayerShape, Shape
-from worker.engine.anatomy.vocabulary import renumbered
+from worker.engine.anatomy.families import LayerParts, Rows
+from worker.engine.anatomy.low_rank import in_rank
+from worker.engine.anatomy.shape import LayerShape, Shape, positions
+from worker.engine.anatomy.vocabulary import projected, renumbered
 from worker.engine.export.axforge_attention import AxforgeAttention, hard_attention, hardened
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Gates:
 @contextmanager
 def masked(
     model: PreTrainedModel,
+    embeddings: nn.Module,
     parts: tuple[LayerParts, ...],
     full: Shape,
     shape: Shape,
@@ -47,10 +49,14 @@ def masked(
     device = model.device
     with ExitStack() as undo:
         undo.enter_context(renumbered(model, token_ids))
+        if shape.embedding_rank != full.embedding_rank and shape.embedding_rank is not None:
+            undo.enter_context(projected(model, embeddings, shape.embedding_rank, token_ids))
         for part in parts:
             held, kept = full.layers[part.index], shape.layers[part.index]
             for handle in _layer_hooks(part, held, kept, head_size, device):
                 undo.callback(handle.remove)
+            for low in _low_rank_ffn(part, held, kept):
+                undo.enter_context(low)
         hard = {part: shape.layers[part.index].hard_top_k for part in parts}
         undo.enter_context(_hard_attention(model, {part: k for part, k in hard.items() if k is not None}))
         yield
@@ -89,6 +95,18 @@ def _layer_hooks(
         yield _without(part.attention_output, factor)
     if part.ffn_down is not None and kept.channels != held.channels:
         yield _without(part.ffn_down, _kept(held.channels, kept.channels, device))
+
+
+def _low_rank_ffn(
+    part: LayerParts, held: LayerShape, kept: LayerShape
+) -> Iterator[AbstractContextManager[None]]:
+    if kept.ffn_rank is None or kept.ffn_rank == held.ffn_rank:
+        return
+    assert part.ffn_down is not None
+    channels = torch.tensor(positions(held.channels, kept.channels))
+    for up in part.ffn_ups:
+        yield in_rank(up, kept.ffn_rank, rows=channels, columns=None)
+    yield in_rank(Rows(part.ffn_down), kept.ffn_rank, rows=None, columns=channels)
 
 
 def _kept(held: tuple[int, ...], kept: tuple[int, ...], device: torch.device) -> Tensor:

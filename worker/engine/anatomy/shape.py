@@ -17,19 +17,26 @@ class LayerShape:
 
     `heads` is empty when the attention block is removed, `channels` when the FFN block is:
     of a removed block only the residual path and its layer norm remain. `present=False` skips the
-    whole layer, norms included. `hard_top_k` keeps that many attention probabilities a row.
+    whole layer, norms included. `hard_top_k` keeps that many attention probabilities a row. `ffn_rank`: both
+    FFN matrices are products with so many values between; None for whole ones.
     """
 
     heads: tuple[int, ...]
     channels: tuple[int, ...]
     present: bool = True
     hard_top_k: int | None = None
+    ffn_rank: int | None = None
 
     def normalised(self) -> LayerShape:
         """The one way to write this shape: what is gone keeps no details."""
         if not self.present:
             return LayerShape((), (), present=False)
-        return self if self.heads else replace(self, hard_top_k=None)
+        ranked = self.ffn_rank is not None and self.ffn_rank < len(self.channels)
+        return replace(
+            self,
+            hard_top_k=self.hard_top_k if self.heads else None,
+            ffn_rank=self.ffn_rank if ranked else None,
+        )
 
     def within(self, other: LayerShape) -> bool:
         """Whether this can be reached from `other` by taking away only. Both normalised."""
@@ -37,7 +44,8 @@ class LayerShape:
             (other.present or not self.present)
             and set(self.heads) <= set(other.heads)
             and set(self.channels) <= set(other.channels)
-            and (not self.heads or _no_softer(self.hard_top_k, other.hard_top_k))
+            and (not self.heads or _no_more(self.hard_top_k, other.hard_top_k))
+            and _no_more(self.ffn_rank or len(self.channels), other.ffn_rank)
         )
 
 
@@ -46,13 +54,15 @@ class Shape:
     """One `LayerShape` for every layer of the dense model, skipped ones included.
 
     `rows`: the rows of the word embedding that are left, ascending, by index in the dense model; None for
-    all of them. The model then takes token ids that count these rows.
+    all of them. The model then takes token ids that count these rows. `embedding_rank`: values of a row of
+    the table, from which a matrix makes its whole width; None for whole rows.
     `shares` has a number for each layer: those of the same number have the same weights, and so the same
-    heads and channels as long as they are present. Empty: each layer has its own.
+    heads, channels and rank as long as they are present. Empty: each layer has its own.
     """
 
     layers: tuple[LayerShape, ...]
     rows: tuple[int, ...] | None = None
+    embedding_rank: int | None = None
     shares: tuple[int, ...] = ()
 
     @staticmethod
@@ -66,7 +76,9 @@ class Shape:
         layers = list(self.layers)
         if layer.present:
             for other in self.sharing(index):
-                layers[other] = replace(layers[other], heads=layer.heads, channels=layer.channels)
+                layers[other] = replace(
+                    layers[other], heads=layer.heads, channels=layer.channels, ffn_rank=layer.ffn_rank
+                )
         layers[index] = layer
         return replace(self, layers=tuple(layers))
 
@@ -92,6 +104,7 @@ class Shape:
         return (
             len(self.layers) == len(other.layers)
             and self._rows_within(other)
+            and _no_more(self.embedding_rank, other.embedding_rank)
             and all(mine.within(theirs) for mine, theirs in zip(self.layers, other.layers, strict=True))
         )
 
@@ -115,11 +128,17 @@ class Shape:
                 "channels": as_ranges(layer.channels),
                 "present": layer.present,
                 "hard_top_k": layer.hard_top_k,
+                "ffn_rank": layer.ffn_rank,
             }
             for layer in self.layers
         ]
         rows = None if self.rows is None else as_ranges(self.rows)
-        return {"layers": layers, "rows": rows, "shares": list(self.shares)}
+        return {
+            "layers": layers,
+            "rows": rows,
+            "embedding_rank": self.embedding_rank,
+            "shares": list(self.shares),
+        }
 
     @staticmethod
     def from_json(document: Mapping[str, Any]) -> Shape:
@@ -130,11 +149,17 @@ class Shape:
                 from_ranges(layer["channels"]),
                 layer["present"],
                 layer["hard_top_k"],
+                layer["ffn_rank"],
             )
             for layer in document["layers"]
         )
         rows = document["rows"]
-        return Shape(layers, None if rows is None else from_ranges(rows), tuple(document["shares"]))
+        return Shape(
+            layers,
+            None if rows is None else from_ranges(rows),
+            document["embedding_rank"],
+            tuple(document["shares"]),
+        )
 
     def _rows_within(self, other: Shape) -> bool:
         if self.rows is other.rows or other.rows is None:
@@ -148,5 +173,5 @@ def positions(held: tuple[int, ...], kept: tuple[int, ...]) -> list[int]:
     return [place[index] for index in kept]
 
 
-def _no_softer(mine: int | None, theirs: int | None) -> bool:
+def _no_more(mine: int | None, theirs: int | None) -> bool:
     return theirs is None or (mine is not None and mine <= theirs)

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from models.spec.ranges import from_ranges
 from worker.engine.anatomy import Anatomy, Shape, anatomy_of, family_of
 from worker.engine.anatomy.axforge import AXFORGE
-from worker.engine.anatomy.families import Family, LayerParts, Rows
+from worker.engine.anatomy.families import Family, LayerParts, Linear, Rows
+from worker.engine.anatomy.low_rank import copy_linear
 from worker.engine.anatomy.shape import LayerShape, positions
 from worker.engine.anatomy.vocabulary import embedding_weights, with_rows, without_rows
 from worker.engine.export.modeling_axforge import AxforgeConfig
@@ -23,13 +24,18 @@ def is_native(anatomy: Anatomy, shape: Shape) -> bool:
     """Whether a stock transformers class can hold `shape`.
 
     It can when at least one layer is left and all that are left have every head of the dense model,
-    no hard attention, and the same number of channels; and where layers are not all of one kind, when
-    the family's own class has a place for those that are left.
+    no hard attention, and the same number of channels, and all matrices are whole; and where layers are
+    not all of one kind, when the family's own class has a place for those that are left.
     """
-    present = [layer for layer in anatomy.checked(shape).layers if layer.present]
+    shape = anatomy.checked(shape)
+    present = [layer for layer in shape.layers if layer.present]
     return (
         bool(present)
-        and all(len(layer.heads) == anatomy.heads and layer.hard_top_k is None for layer in present)
+        and shape.embedding_rank is None
+        and all(
+            len(layer.heads) == anatomy.heads and layer.hard_top_k is None and layer.ffn_rank is None
+            for layer in present
+        )
         and len({len(layer.channels) for layer in present}) == 1
         and bool(present[0].channels)
         and _native_fields(source_config(anatomy.model.config), shape) is not None
@@ -123,11 +129,13 @@ def _axforge_config(
         layer_heads=[len(layer.heads) for layer in layers],
         layer_channels=[len(layer.channels) for layer in layers],
         layer_top_k=[layer.hard_top_k for layer in layers],
+        layer_ranks=[layer.ffn_rank for layer in layers],
         layer_variants=[
             {**family.layer_variant(stock, index), "heads": list(shape.layers[index].heads)}
             for index in present
         ],
         layer_shares=[shape.shares[index] for index in present] if shape.shares else None,
+        embedding_rank=shape.embedding_rank,
         axforge=kept,
         source_config=source,
     )
@@ -156,7 +164,9 @@ def _copy_weights(anatomy: Anatomy, target: PreTrainedModel, family: Family, sha
     for name, module in wanted.items():
         state = given[name].state_dict()
         if name == "embeddings":
-            state = embedding_weights(anatomy.model, given[name], anatomy.token_ids(shape))
+            state = embedding_weights(
+                anatomy.model, given[name], anatomy.token_ids(shape), shape.embedding_rank
+            )
             state = _renamed(state, anatomy.family.embedding_names, family.embedding_names)
         module.load_state_dict(state)
     held = anatomy.full_shape()
@@ -191,34 +201,29 @@ def _copy_layer(
         heads = _positions(held.heads, kept.heads)
         rows = (heads[:, None] * head_size + torch.arange(head_size)).flatten()
         for name, projection in target.by_head.items():
-            _copy_rows(source.by_head.get(name), projection, rows)
-        _copy_columns(source.attention_output, target.attention_output, rows)
+            _copy_matrix(source.by_head.get(name), projection, rows=rows)
+        _copy_output(source.attention_output, target.attention_output, rows)
     if kept.channels:
         channels = _positions(held.channels, kept.channels)
         for up, target_up in ((source.ffn_gate, target.ffn_gate), (source.ffn_up, target.ffn_up)):
             if target_up is not None:
-                _copy_rows(up, target_up, channels)
-        _copy_columns(source.ffn_down, target.ffn_down, channels)
+                _copy_matrix(up, target_up, rows=channels)
+        _copy_output(source.ffn_down, target.ffn_down, channels)
 
 
 def _positions(held: tuple[int, ...], kept: tuple[int, ...]) -> Tensor:
     return torch.tensor(positions(held, kept))
 
 
-@torch.no_grad()
-def _copy_rows(source: Rows | None, target: Rows, rows: Tensor) -> None:
+def _copy_matrix(
+    source: Rows | None, target: Rows, *, rows: Tensor | None = None, columns: Tensor | None = None
+) -> None:
     if source is None:
         raise ValueError("the shape keeps a block that the model does not have")
-    rows = rows.to(source.weight.device)
-    target.weight.copy_(source.weight[rows])
-    if source.bias is not None and target.bias is not None:
-        target.bias.copy_(source.bias[rows])
+    copy_linear(source, target, rows, columns)
 
 
-@torch.no_grad()
-def _copy_columns(source: nn.Linear | None, target: nn.Linear | None, columns: Tensor) -> None:
+def _copy_output(source: Linear | None, target: Linear | None, columns: Tensor) -> None:
     if source is None or target is None:
         raise ValueError("the shape keeps a block that the model does not have")
-    target.weight.copy_(source.weight[:, columns.to(source.weight.device)])
-    if source.bias is not None:
-        target.bias.copy_(source.bias)
+    copy_linear(Rows(source), Rows(target), None, columns)

@@ -1,4 +1,4 @@
-"""Models with fewer vocabulary rows: their token ids, their configs, and the masked model that takes them."""
+"""Word embeddings with fewer rows or of low rank: copied, computed with by a masked model, and in configs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from worker.engine.anatomy.low_rank import directions
+
 TOKEN_ID_SUFFIX = "_token_id"
+COUNTS = "token_counts"
+UNSEEN = 0.1  # how often a token that was not counted is expected beside one that was counted once
+PROJECTION = "word_projection"  # of AxforgeEmbeddings
 
 
 @contextmanager
@@ -35,17 +41,67 @@ def renumbered(model: PreTrainedModel, token_ids: Tensor | None) -> Iterator[Non
 
 
 def embedding_weights(
-    model: PreTrainedModel, embeddings: nn.Module, rows: Tensor | None
+    model: PreTrainedModel, embeddings: nn.Module, rows: Tensor | None, rank: int | None
 ) -> dict[str, Tensor]:
-    """The state of `model`'s module `embeddings`, of the word embeddings the `rows` only.
+    """The state of `model`'s module `embeddings`, of the word embeddings the `rows` only, at that `rank`.
 
-    `rows` are positions in the table, (rows that are left,); None for all.
+    `rows` are positions in the table, (rows that are left,); None for all. `rank` None: whole rows.
     """
-    weights, words = dict(embeddings.state_dict()), model.get_input_embeddings()
-    if rows is not None:
-        name = next(name for name, part in embeddings.named_modules() if part is words) + ".weight"
-        weights[name] = weights[name][rows.to(weights[name].device)]
-    return weights
+    words, held = cast(nn.Embedding, model.get_input_embeddings()), getattr(embeddings, PROJECTION, None)
+    name = next(name for name, part in embeddings.named_modules() if part is words)
+    weights = {key: value for key, value in embeddings.state_dict().items() if not key.startswith(PROJECTION)}
+    table = _table(model, embeddings, rows)
+    if rank is not None and held is not None and held.in_features == rank:
+        weights[f"{PROJECTION}.weight"] = held.weight
+        table = _rows(words.weight, rows)
+    elif rank is not None:
+        kept = _directions(model, embeddings, rank, rows)
+        weights[f"{PROJECTION}.weight"], table = kept.T, table @ kept.T
+    return {**weights, f"{name}.weight": table}
+
+
+def note_counts(model: PreTrainedModel, counts: Tensor) -> None:
+    """Let low-rank tables of the model, while it lives, be those that are best for texts with so many tokens.
+
+    `counts` (rows,) are by the model's token ids. Without them all rows count the same.
+    """
+    words = cast(nn.Embedding, model.get_input_embeddings())
+    words.register_buffer(COUNTS, (counts + UNSEEN).to(words.weight.device), persistent=False)
+
+
+@contextmanager
+def projected(
+    model: PreTrainedModel, embeddings: nn.Module, rank: int, rows: Tensor | None
+) -> Iterator[None]:
+    """While it lasts, word embeddings are what a table of that rank with those `rows` (None: all) gives."""
+    kept = _directions(model, embeddings, rank, rows)
+    last = getattr(embeddings, PROJECTION, None) or model.get_input_embeddings()
+    handle = last.register_forward_hook(lambda module, args, output: output @ kept.T @ kept)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _directions(model: PreTrainedModel, embeddings: nn.Module, rank: int, rows: Tensor | None) -> Tensor:
+    """In which the rows lie best, each as often as its token is expected, (rank, width)."""
+    table = _table(model, embeddings, rows)
+    counts = getattr(model.get_input_embeddings(), COUNTS, None)
+    if counts is not None:
+        table = table.double() * _rows(counts, rows).double().sqrt()[:, None]
+    return directions(table, rank).to(model.dtype)
+
+
+@torch.no_grad()
+def _table(model: PreTrainedModel, embeddings: nn.Module, rows: Tensor | None) -> Tensor:
+    """The word embeddings of `rows` in the width of the dense model's table, (rows, width)."""
+    words = _rows(cast(nn.Embedding, model.get_input_embeddings()).weight.detach(), rows)
+    projection = getattr(embeddings, PROJECTION, None)
+    return words if projection is None else words @ projection.weight.T
+
+
+def _rows(table: Tensor, rows: Tensor | None) -> Tensor:
+    return table if rows is None else table[rows.to(table.device)]
 
 
 def with_rows(config: PreTrainedConfig, rows: Sequence[int]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from models.spec import ApproximationName
 from worker.engine.approximations.base import Approximation, Named, Structural
 from worker.engine.approximations.hard_attention import SelectiveHardAttention
+from worker.engine.approximations.low_rank import EmbeddingFactorization, FfnFactorization
 from worker.engine.approximations.prune_blocks import BlockPruning
 from worker.engine.approximations.prune_heads import HeadPruning
 from worker.engine.approximations.prune_layers import LayerPruning
@@ -22,6 +23,8 @@ STRUCTURAL: dict[str, Structural[Any]] = {
     "prune_heads": HeadPruning(),
     "prune_weight_groups": WeightGroupPruning(),
     "prune_vocabulary": VocabularyPruning(),
+    "low_rank_embeddings": EmbeddingFactorization(),
+    "low_rank_ffn": FfnFactorization(),
     "hard_attention": SelectiveHardAttention(),
 }
 APPROXIMATIONS: dict[ApproximationName, Approximation[Any]] = {

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from worker.engine.anatomy.shape import Shape
 
 StepT = TypeVar("StepT", bound=Step)
-Named = tuple[str, Literal["layer", "head", "channel", "row"], tuple[int, ...]]
+Named = tuple[str, Literal["layer", "head", "channel", "row", "rank", "embedding rank"], tuple[int, ...]]
 """A field of a step, what its numbers count, and the numbers."""
 
 

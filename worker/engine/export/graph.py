@@ -25,6 +25,7 @@ from worker.engine.export.modeling_axforge import (
     AxforgeEncoder,
     AxforgeLayer,
     AxforgePreNormLayer,
+    LowRankLinear,
 )
 
 OPSET = 21
@@ -160,6 +161,13 @@ class EncoderGraph:
         bias = self.weight(f"{name}.bias", torch.cat([module.bias for module in modules]))
         return self.node("Add", [product, bias])
 
+    def product(self, name: str, hidden: str, module: Any) -> str:
+        """The product with a whole or a low-rank matrix."""
+        if isinstance(module, LowRankLinear):
+            inner = self.node("MatMul", [hidden, self.joined(f"{name}.inner.weight", module.inner)])
+            return self.linear(f"{name}.outer", inner, module.outer)
+        return self.linear(name, hidden, module)
+
     def norm(self, name: str, module: Any, hidden: str, residual: str | None = None) -> str:
         """LayerNorm(hidden + residual)."""
         affine = [self.weight(f"{name}.weight", module.weight)]
@@ -177,6 +185,9 @@ class EncoderGraph:
     def embeddings(self, module: AxforgeEmbeddings, *, with_token_types: bool) -> str:
         words = self.weight(WORDS, module.word_embeddings.weight)
         hidden = self.node("Gather", [words, "input_ids"])
+        if module.word_projection is not None:
+            projection = self.weight("embeddings.projection.weight", module.word_projection.weight.T)
+            hidden = self.node("MatMul", [hidden, projection])
         first_type = None
         if with_token_types:
             types = self.weight("embeddings.token_types", module.token_type_embeddings.weight)
@@ -224,14 +235,21 @@ class EncoderGraph:
         return rows
 
     def _ffn(self, name: str, layer: AxforgeLayer, hidden: str) -> str:
+        inner = self._channels(f"{name}.ffn_up", layer, hidden)
+        return self.product(f"{name}.ffn_down", inner, layer.ffn_down)
+
+    def _channels(self, name: str, layer: AxforgeLayer, hidden: str) -> str:
+        """What the FFN makes of its channels; gate and up are one matrix product where they are whole."""
         act = self.config.hidden_act
         if layer.ffn_gate is None:
-            inner = self.activation(act, self.linear(f"{name}.ffn_up", hidden, layer.ffn_up))
+            return self.activation(act, self.product(name, hidden, layer.ffn_up))
+        if isinstance(layer.ffn_gate, LowRankLinear):
+            gate = self.product(f"{name}.gate", hidden, layer.ffn_gate)
+            up = self.product(name, hidden, layer.ffn_up)
         else:
-            both = self.linear(f"{name}.ffn_up", hidden, layer.ffn_gate, layer.ffn_up)
+            both = self.linear(name, hidden, layer.ffn_gate, layer.ffn_up)
             gate, up = self.nodes("Split", [both], ["", ""], axis=-1, num_outputs=2)
-            inner = self.node("Mul", [self.activation(act, gate), up])
-        return self.linear(f"{name}.ffn_down", inner, layer.ffn_down)
+        return self.node("Mul", [self.activation(act, gate), up])
 
     def first_row(self, values: str) -> str:
         """Of (batch, length, ...): (batch, 1, ...)."""

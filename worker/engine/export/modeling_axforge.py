@@ -23,8 +23,10 @@ class AxforgeConfig(PretrainedConfig):
 
     `layer_heads[i]`, `layer_channels[i]`: how many heads and FFN channels layer i has; 0 means that
     the block was removed. `layer_top_k[i]`: how many attention probabilities a row keeps (None: all).
-    `layer_variants[i]`: what else is its own, as its class in `axforge_attention.py` says. `layer_shares`:
-    layers of the same number have the same weights (None: all have their own).
+    `layer_ranks[i]`: values between the two factors of its FFN matrices (None: whole matrices),
+    `embedding_rank` those of a row of the word embedding. `layer_variants[i]`: what else is its own, as
+    its class in `axforge_attention.py` says. `layer_shares`: layers of the same number have the same
+    weights (None: all have their own).
 
     `norm_placement`: "post", after the residual path, or "pre", before the block. `ffn`: "plain" or
     "gated". `positions`: what embeddings know of them: "absolute" counts from 0, "after_padding" from
@@ -47,6 +49,7 @@ class AxforgeConfig(PretrainedConfig):
         layer_heads: tuple[int, ...] | list[int] = (),
         layer_channels: tuple[int, ...] | list[int] = (),
         layer_top_k: tuple[int | None, ...] | list[int | None] = (),
+        layer_ranks: tuple[int | None, ...] | list[int | None] | None = None,
         layer_variants: list[dict[str, Any]] | None = None,
         layer_shares: list[int] | None = None,
         norm_placement: str = "post",
@@ -54,6 +57,7 @@ class AxforgeConfig(PretrainedConfig):
         attention_bias: bool = True,
         ffn: str = "plain",
         ffn_bias: bool = True,
+        embedding_rank: int | None = None,
         hidden_act: str = "gelu",
         max_position_embeddings: int = 512,
         type_vocab_size: int = 2,
@@ -82,6 +86,7 @@ class AxforgeConfig(PretrainedConfig):
         self.layer_heads = list(layer_heads)
         self.layer_channels = list(layer_channels)
         self.layer_top_k = list(layer_top_k)
+        self.layer_ranks = [None] * len(self.layer_heads) if layer_ranks is None else list(layer_ranks)
         self.layer_variants = layer_variants or [{} for _ in self.layer_heads]
         self.layer_shares = layer_shares
         self.norm_placement = norm_placement
@@ -89,6 +94,7 @@ class AxforgeConfig(PretrainedConfig):
         self.attention_bias = attention_bias
         self.ffn = ffn
         self.ffn_bias = ffn_bias
+        self.embedding_rank = embedding_rank
         self.hidden_act = hidden_act
         self.max_position_embeddings = max_position_embeddings
         self.type_vocab_size = type_vocab_size
@@ -113,12 +119,33 @@ class AxforgeConfig(PretrainedConfig):
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
 
+class LowRankLinear(nn.Module):
+    """A linear module whose weight is the product of two thin matrices."""
+
+    def __init__(self, inputs: int, rank: int, outputs: int, bias: bool) -> None:
+        super().__init__()
+        self.inner = nn.Linear(inputs, rank, bias=False)
+        self.outer = nn.Linear(rank, outputs, bias=bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        outputs: Tensor = self.outer(self.inner(hidden))
+        return outputs
+
+
+def linear(inputs: int, outputs: int, rank: int | None, bias: bool) -> nn.Module:
+    if rank is None:
+        return nn.Linear(inputs, outputs, bias=bias)
+    return LowRankLinear(inputs, rank, outputs, bias)
+
+
 class AxforgeEmbeddings(nn.Module):
     def __init__(self, config: AxforgeConfig) -> None:
         super().__init__()
         width, pad = config.embedding_size or config.hidden_size, config.pad_token_id
         self.offset = pad if config.positions == "after_padding" else None
-        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=pad)
+        rank = config.embedding_rank
+        self.word_embeddings = nn.Embedding(config.vocab_size, rank or width, padding_idx=pad)
+        self.word_projection = None if rank is None else nn.Linear(rank, width, bias=False)
         if config.positions != "none":
             self.position_embeddings = nn.Embedding(
                 config.max_position_embeddings, width, padding_idx=self.offset
@@ -130,6 +157,8 @@ class AxforgeEmbeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         hidden: Tensor = self.word_embeddings(input_ids)
+        if self.word_projection is not None:
+            hidden = self.word_projection(hidden)
         if hasattr(self, "token_type_embeddings"):
             if token_type_ids is None:
                 hidden = hidden + self.token_type_embeddings.weight[0]
@@ -161,6 +190,7 @@ class AxforgeLayer(nn.Module):
         channels: int,
         hard_top_k: int | None,
         variant: dict[str, Any] | None = None,
+        rank: int | None = None,
     ) -> None:
         super().__init__()
         width, bias, variant = config.hidden_size, config.ffn_bias, variant or {}
@@ -168,9 +198,9 @@ class AxforgeLayer(nn.Module):
         self.attention = kind(config, heads, hard_top_k, variant) if heads else None
         self.attention_norm: Any = self.norm(config, bool(heads), variant.get("attention_norm", True))
         gated = config.ffn == "gated"
-        self.ffn_gate: Any = nn.Linear(width, channels, bias=bias) if channels and gated else None
-        self.ffn_up: Any = nn.Linear(width, channels, bias=bias) if channels else None
-        self.ffn_down: Any = nn.Linear(channels, width, bias=bias) if channels else None
+        self.ffn_gate: Any = linear(width, channels, rank, bias) if channels and gated else None
+        self.ffn_up: Any = linear(width, channels, rank, bias) if channels else None
+        self.ffn_down: Any = linear(channels, width, rank, bias) if channels else None
         self.ffn_norm: Any = self.norm(config, bool(channels))
         self.activation = ACT2FN[config.hidden_act]
         self.dropout = nn.Dropout(config.hidden_dropout)
@@ -274,9 +304,8 @@ class AxforgeEncoder(AxforgePreTrainedModel):
         width = config.embedding_size
         self.projection = None if width is None else nn.Linear(width, config.hidden_size)
         self.relative = position_module(config)
-        kept = zip(
-            config.layer_heads, config.layer_channels, config.layer_top_k, config.layer_variants, strict=True
-        )
+        sizes = config.layer_heads, config.layer_channels, config.layer_top_k
+        kept = zip(*sizes, config.layer_variants, config.layer_ranks, strict=True)
         self.layers = nn.ModuleList(layer_class(config)(config, *layer) for layer in kept)
         pre_norm = config.norm_placement == "pre"
         self.final_norm = layer_norm(config, config.hidden_size) if pre_norm else None

@@ -65,6 +65,8 @@ class PrefixReplay:
 
     def _first_difference(self, shape: Shape) -> int:
         """The position, among the layers that the model has, of the first that `shape` changes."""
+        if (shape.rows, shape.embedding_rank) != (self._full.rows, self._full.embedding_rank):
+            return 0
         present = [index for index, layer in enumerate(self._full.layers) if layer.present]
         changed = (n for n, i in enumerate(present) if shape.layers[i] != self._full.layers[i])
         return next(changed, len(present))

@@ -10,19 +10,27 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.spec import Candidate, CandidateMeasurements, Quantize, Recipe
-from worker.engine.anatomy import Anatomy
+from worker.engine.anatomy.slicing import sliced
 from worker.engine.approximations.quantize import block_size
 from worker.engine.delivery import Delivered, deliver, target_file
 from worker.engine.errors import ModelError
 from worker.engine.export.safetensors import save_folder
-from worker.engine.measure.latency import Comparison, compare
+from worker.engine.measure.latency import compare
 from worker.engine.measure.probing import ModelFile
 from worker.engine.prepare import load_model, load_tokenizer
 from worker.engine.run import Run
 from worker.engine.stages.fitting import baseline_options
 from worker.engine.stages.prepare import base_model
 from worker.engine.stages.timing import note_times
-from worker.engine.stages.vocabulary import best_vocabulary, make_vocabularies, wants_vocabulary
+from worker.engine.stages.vocabulary import (
+    Table,
+    best_table,
+    lower_ranks,
+    smaller_vocabularies,
+    thinner_ffn,
+    wants_lower_rank,
+    wants_smaller_table,
+)
 from worker.engine.tasks import evaluate
 from worker.engine.training import fine_tune
 
@@ -38,7 +46,7 @@ DENSE_LOGITS = "dense_logits.npy"
 
 def baseline(run: Run) -> dict[str, Any]:
     """Fine-tune where needed; export in the target's runtime as it is, quantized, and, where that is wanted,
-    with the task's vocabulary; measure all of these."""
+    with smaller tables of word embeddings; measure all of these."""
     trained_here = _trained_for_the_task(run)
     began = time.perf_counter()
     evaluation = evaluate(
@@ -53,30 +61,27 @@ def baseline(run: Run) -> dict[str, Any]:
     run.progress("baseline", 0, 2, "exporting the dense model for the target")
     delivered = _delivered(run)
     precision = _precision(run, delivered)
-    smaller = _with_vocabularies(run, delivered, precision)
-    vocabulary = best_vocabulary(run, delivered[precision], smaller)
-    whole_name = precision if vocabulary is None else vocabulary
+    dense = delivered["dense"]
+    trial = _Tables(run, precision, delivered[precision])
+    if wants_smaller_table(run, delivered[precision], dense.size_bytes):
+        trial.try_smaller(dense.size_bytes)
+    best = trial.best
     run.progress("baseline", 1, 2, "measuring the dense model on the target")
-    forms = delivered | smaller
+    forms = delivered | trial.tried
     comparison = compare(
         {name: each.file for name, each in forms.items()},
         run.dense.timed_inputs(),
-        own_inputs={name: run.with_vocabulary(name).timed_inputs() for name in smaller},
+        own_inputs={name: trial.tables[name].origin.timed_inputs() for name in trial.tried},
         threads=run.threads,
         seconds=run.timing_seconds,
         on_round=run.reporter.check,
     )
-    dense, whole = delivered["dense"], forms[whole_name]
-    note_times(run, comparison, dense="dense", whole=whole_name)
+    whole = forms[best]
+    note_times(run, comparison, dense="dense", whole=best)
     for number, (name, each) in enumerate(forms.items()):
-        anatomy = run.with_vocabulary(name).anatomy if name in smaller else run.dense.anatomy
-        reason = (
-            f"{REASONS[precision]}, with fewer rows of its vocabulary" if name in smaller else REASONS[name]
-        )
-        candidate = _candidate(
-            run, number, each, anatomy, comparison, name=name, reason=reason, dense_bytes=dense.size_bytes
-        )
-        run.reporter.candidate(candidate)
+        reason = REASONS.get(name, f"{REASONS[precision]}, with smaller tables or thinner matrices")
+        ms, speedup = comparison[name].fastest, comparison.speedup("dense", name)
+        run.reporter.candidate(_candidate(run, number, reason, each, ms, speedup, dense))
     np.save(run.workspace.folder("baseline") / DENSE_LOGITS, dense.logits)
     return {
         "fine_tuned": trained_here,
@@ -86,9 +91,10 @@ def baseline(run: Run) -> dict[str, Any]:
         "delivered_metric": dense.metric,
         "dense_bytes": dense.size_bytes,
         "whole_bytes": whole.size_bytes,
-        "whole": whole_name,
+        "whole": best,
         "quantize": [step.model_dump(mode="json") for step in delivered[precision].recipe.steps],
-        "vocabulary": vocabulary,
+        "vocabulary": trial.tables[best].origin.name,
+        "start": trial.tables[best].start.model_dump(mode="json")["steps"],
         "candidates": len(forms),
     }
 
@@ -145,17 +151,45 @@ def _delivered(run: Run) -> dict[str, Delivered]:
     }
 
 
-def _with_vocabularies(run: Run, delivered: dict[str, Delivered], precision: str) -> dict[str, Delivered]:
-    """The vocabularies to try, in that precision, by their names; none where none is wanted."""
-    whole = delivered[precision]
-    if not wants_vocabulary(run, whole, delivered["dense"].size_bytes):
-        return {}
-    folder, smaller = run.workspace.folder("baseline"), {}
-    for name, recipe in make_vocabularies(run).items():
-        origin = run.with_vocabulary(name)
-        form = recipe.then(*whole.recipe.steps)
-        smaller[name] = deliver(run, origin.anatomy.model, form, folder / name, origin)
-    return smaller
+class _Tables:
+    """Tables of word embeddings on trial: `best` names the one to begin with, `tried` holds the smaller ones.
+
+    `precision` names the dense model in the precision that is delivered, which is `whole`.
+    """
+
+    def __init__(self, run: Run, precision: str, whole: Delivered) -> None:
+        self._run, self._whole = run, whole
+        self.best = precision
+        self.tables = {precision: Table(run.dense)}
+        self.tried: dict[str, Delivered] = {}
+
+    def try_smaller(self, dense_bytes: int) -> None:
+        """First with fewer rows, then the best so far at a lower rank, then with a thinner FFN."""
+        self._offer(smaller_vocabularies(self._run))
+        for lower in (lower_ranks, thinner_ffn):
+            best = self.tried.get(self.best, self._whole)
+            if not wants_lower_rank(self._run, best, dense_bytes):
+                return
+            self._offer(lower(self._run, self.best, self.tables[self.best]))
+
+    def _offer(self, more: dict[str, Table]) -> None:
+        delivered = _with_tables(self._run, self._whole.recipe, more)
+        before = {self.best: self.tried[self.best]} if self.best in self.tried else {}
+        self.tables |= more
+        self.tried |= delivered
+        self.best = best_table(self._run, self._whole, before | delivered) or self.best
+
+
+def _with_tables(run: Run, precision: Recipe, tables: dict[str, Table]) -> dict[str, Delivered]:
+    """The dense model with each of the tables, by its name, in the precision that is delivered."""
+    folder = run.workspace.folder("baseline")
+    delivered = {}
+    for name, table in tables.items():
+        anatomy = table.origin.informed_anatomy if table.start.steps else table.origin.anatomy
+        model = sliced(anatomy.model, anatomy.shape(table.start))
+        recipe = table.recipe.then(*precision.steps)
+        delivered[name] = deliver(run, model, recipe, folder / name, table.origin)
+    return delivered
 
 
 def _trained_for_the_task(run: Run) -> bool:
@@ -194,17 +228,10 @@ def _fine_tune(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
 
 
 def _candidate(
-    run: Run,
-    number: int,
-    each: Delivered,
-    anatomy: Anatomy,
-    comparison: Comparison,
-    *,
-    name: str,
-    reason: str,
-    dense_bytes: int,
+    run: Run, number: int, reason: str, each: Delivered, ms: float, speedup: float, dense: Delivered
 ) -> Candidate:
-    shape = anatomy.full_shape()
+    anatomy = run.dense.anatomy
+    shape = anatomy.shape(each.recipe)
     return Candidate(
         number=number,
         stage="baseline",
@@ -214,10 +241,10 @@ def _candidate(
             parameters=anatomy.parameters(shape),
             macs=anatomy.macs(shape, run.dense.length()),
             size_bytes=each.size_bytes,
-            latency_ms=comparison[name].fastest,
+            latency_ms=ms,
             latency_source="measured",
-            speedup=comparison.speedup("dense", name),
-            size_reduction=dense_bytes / each.size_bytes,
+            speedup=speedup,
+            size_reduction=dense.size_bytes / each.size_bytes,
         ),
         accepted=True,
         reason=reason,

@@ -12,6 +12,7 @@ from worker.engine.measure.latency_table import LatencyTable
 from worker.engine.run import Run
 from worker.engine.significance.fisher import FisherInformation, fisher_information
 from worker.engine.stages.timing import reference_times
+from worker.engine.stages.vocabulary import start_recipe
 from worker.engine.strategies.base import Judgement, Score, SearchProblem
 from worker.engine.strategies.goal import CostModel, DenseReference, Goal
 from worker.engine.tasks import Evaluation, Split, evaluate
@@ -39,7 +40,7 @@ def cost_model(run: Run) -> CostModel:
         milliseconds=lambda shape: scale * table.predict(shape),
         parameters=run.anatomy.parameters,
         whole_bytes=baseline["whole_bytes"],
-        whole_parameters=run.anatomy.parameters(full),
+        whole_parameters=run.anatomy.parameters(full.applied(start_recipe(run))),
         bytes_per_parameter=1.0 if run.quantizes else 4.0,
     )
 
@@ -90,6 +91,7 @@ def search_problem(
         length=run.length(),
         max_candidates=run.spec.budget.max_candidates,
         trials_together=run.spec.budget.max_workers > 1,
+        start=start_recipe(run),
         tell=tell,
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from models.spec import PruneLayers, Recipe
+from models.spec import LowRankEmbeddings, PruneLayers, Recipe
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.delivery import target_file, write_target_file
 from worker.engine.run import Run
@@ -75,8 +75,12 @@ def brought_to(
 
 
 def shortest_that_fits(recipe: Recipe, fits: Callable[[Recipe], bool]) -> Recipe:
-    """The recipe without as many of its last removals as `fits` allows; dropped layers stay dropped."""
-    least = max((n for n, step in enumerate(recipe.steps, 1) if isinstance(step, PruneLayers)), default=0)
+    """The recipe without as many of its last removals as `fits` allows.
+
+    Dropped layers stay dropped, and a table of low rank stays one: it was chosen for its size.
+    """
+    lasting = PruneLayers | LowRankEmbeddings
+    least = max((n for n, step in enumerate(recipe.steps, 1) if isinstance(step, lasting)), default=0)
     prefixes = (Recipe(steps=recipe.steps[:kept]) for kept in range(least, len(recipe.steps)))
     return next(filter(fits, prefixes), recipe)
 

@@ -1,19 +1,23 @@
-"""Vocabularies to try on the dense model, and which of them is worth what it costs.
+"""Smaller word embedding tables to try on the dense model, and which of them is worth what it costs.
 
-Half of a small model is its word embedding table, and a task uses a tenth of it. A vocabulary is chosen
-before anything else is removed: all that follows is then weighed, trained and measured with the tokenizer
-that will be delivered.
+Half of a small model is this table, and a task uses a tenth of its rows. A vocabulary is chosen before
+anything else is removed: all that follows is then weighed, trained and measured with the tokenizer that
+will be delivered. Then the rank of what is left is chosen, and, where nothing is asked of speed, that of
+the FFN matrices.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from math import inf
 
-from models.spec import PruneVocabulary, Recipe
+from models.spec import LowRankEmbeddings, LowRankFfn, PruneVocabulary, Recipe
 from models.spec.ranges import as_ranges
 from worker.engine.anatomy.slicing import sliced
+from worker.engine.approximations.quantize import BLOCK_SIZES
 from worker.engine.delivery import Delivered
 from worker.engine.export.safetensors import save_folder
+from worker.engine.origin import Origin
 from worker.engine.run import Run
 from worker.engine.strategies.goal import DenseReference, Goal
 from worker.engine.vocabulary import TokenizerUnsupported, needed_rows, with_rows
@@ -21,30 +25,55 @@ from worker.engine.workspace import read_json, write_json
 
 RESERVES = {"task": 0, "task-and-common": 2000}
 """By name: common pieces that stay beside those that the training data uses."""
-SHARE_OF_DROP = 0.5  # of the accuracy drop that is allowed: what the smaller vocabulary may cost
+RANKS = (0.5, 1 / 3)
+"""Of the matrices' width, rounded down to whole int4 blocks; for tables and for FFN matrices."""
+SHARE_OF_DROP = 0.5  # of the accuracy drop that is allowed: what the smaller table may cost
 MARGIN = 0.1  # of `Goal.of`, which tightens bounds on bytes by a tenth of it
 STEP_FILE = "step.json"
 
 
-def wants_vocabulary(run: Run, whole: Delivered, dense_bytes: int) -> bool:
-    """Whether rows should go: allowed, and size is the focus or a bound that `whole` does not hold.
+@dataclass(frozen=True)
+class Table:
+    """A smaller table: the model and tokenizer with its rows, and the steps from there.
 
-    `whole` is the dense model in the precision that is delivered. Speed gains nothing by it, and every word
-    that the training data lacks loses.
+    `rows` is the step from the dense model to that of `origin`; empty where it is the dense model.
     """
-    if "prune_vocabulary" not in run.spec.approximations:
-        return False
-    bound = Goal.of(run.spec.constraints, DenseReference(1.0, dense_bytes, 1), margin=MARGIN).bytes
-    return run.spec.focus == "size" or (bound is not None and whole.size_bytes > bound)
+
+    origin: Origin
+    rows: Recipe = field(default_factory=Recipe)
+    start: Recipe = field(default_factory=Recipe)
+
+    @property
+    def recipe(self) -> Recipe:
+        """From the dense model on."""
+        return self.rows.then(*self.start.steps)
 
 
-def make_vocabularies(run: Run) -> dict[str, Recipe]:
-    """Write the dense model with each vocabulary to try; the recipes by the names of the origins.
+def wants_smaller_table(run: Run, whole: Delivered, dense_bytes: int) -> bool:
+    """Whether size is the focus, or a bound that `whole` does not hold.
 
-    Empty where the tokenizer cannot be rewritten or all rows are needed.
+    `whole` is the dense model in the precision that is delivered. Speed gains nothing by a smaller table, and
+    every word that the training data lacks loses.
     """
-    recipes: dict[str, Recipe] = {}
-    for name, reserve in RESERVES.items():
+    return run.spec.focus == "size" or _too_large(run, whole, dense_bytes)
+
+
+def wants_lower_rank(run: Run, best: Delivered, dense_bytes: int) -> bool:
+    """Whether rank should go as well, after rows: as `wants_smaller_table`, but never for nothing.
+
+    Rank costs accuracy on every text. Without a bound on accuracy only a bound on size is worth that.
+    """
+    bounded = _allowed_drop(run, best.metric) < inf
+    return (run.spec.focus == "size" and bounded) or _too_large(run, best, dense_bytes)
+
+
+def smaller_vocabularies(run: Run) -> dict[str, Table]:
+    """Tables of fewer rows to try, by name; the dense model with each is written.
+
+    Empty where the job does not allow them, the tokenizer cannot be rewritten, or all rows are needed.
+    """
+    tables: dict[str, Table] = {}
+    for name, reserve in RESERVES.items() if "prune_vocabulary" in run.spec.approximations else ():
         try:
             step = _step(run, reserve)
         except TokenizerUnsupported as error:
@@ -53,24 +82,42 @@ def make_vocabularies(run: Run) -> dict[str, Recipe]:
         recipe = Recipe(steps=(step,))
         shape = run.dense.anatomy.shape(recipe)
         assert shape.rows is not None
-        if len(shape.rows) == run.dense.anatomy.vocabulary or recipe in recipes.values():
+        known = any(recipe == table.rows for table in tables.values())
+        if len(shape.rows) == run.dense.anatomy.vocabulary or known:
             continue
-        folder = run.with_vocabulary(name).folder
-        save_folder(
-            sliced(run.dense.anatomy.model, shape), with_rows(run.dense.tokenizer, shape.rows), folder
-        )
-        write_json(folder / STEP_FILE, step.model_dump(mode="json"))
-        recipes[name] = recipe
-    return recipes
+        origin = run.with_vocabulary(name)
+        smaller = sliced(run.dense.anatomy.model, shape)
+        save_folder(smaller, with_rows(run.dense.tokenizer, shape.rows), origin.folder)
+        write_json(origin.folder / STEP_FILE, step.model_dump(mode="json"))
+        tables[name] = Table(origin, recipe)
+    return tables
 
 
-def vocabulary_recipe(run: Run) -> Recipe:
-    """The step from the dense model to the one that the search begins with; empty where they are the same."""
-    step = read_json(run.origin.folder / STEP_FILE)
-    return Recipe() if step is None else Recipe(steps=(PruneVocabulary.model_validate(step),))
+def lower_ranks(run: Run, name: str, table: Table) -> dict[str, Table]:
+    """`table`, called `name`, at lower ranks to try, by name; empty where the job does not allow it."""
+    if "low_rank_embeddings" not in run.spec.approximations:
+        return {}
+    ranks = _ranks(run.dense.anatomy.embedding_width)
+    starts = {rank: table.start.then(LowRankEmbeddings(rank=rank)) for rank in ranks}
+    return {f"{name}-rank-{rank}": replace(table, start=start) for rank, start in starts.items()}
 
 
-def best_vocabulary(run: Run, whole: Delivered, tried: dict[str, Delivered]) -> str | None:
+def thinner_ffn(run: Run, name: str, table: Table) -> dict[str, Table]:
+    """`table`, called `name`, with FFN matrices of low rank in every layer, by name.
+
+    Empty where the job does not want it.
+    """
+    if not run.may_thin_ffn:
+        return {}
+    layers = range(table.origin.anatomy.layers)
+    starts = {
+        rank: table.start.then(*(LowRankFfn(layer=layer, rank=rank) for layer in layers))
+        for rank in _ranks(run.dense.anatomy.hidden_size)
+    }
+    return {f"{name}-ffn-{rank}": replace(table, start=start) for rank, start in starts.items()}
+
+
+def best_table(run: Run, whole: Delivered, tried: dict[str, Delivered]) -> str | None:
     """The name of the smallest that costs at most half of the accuracy drop that is allowed, against `whole`.
 
     Without such a one the most accurate that costs no more than what is allowed: layers that would have to go
@@ -84,10 +131,34 @@ def best_vocabulary(run: Run, whole: Delivered, tried: dict[str, Delivered]) -> 
     return max(tolerable, key=lambda name: tried[name].metric, default=None)
 
 
+def vocabulary_recipe(run: Run) -> Recipe:
+    """The step from the dense model to the one that the search begins with; empty where they are the same."""
+    step = read_json(run.origin.folder / STEP_FILE)
+    return Recipe() if step is None else Recipe(steps=(PruneVocabulary.model_validate(step),))
+
+
+def start_recipe(run: Run) -> Recipe:
+    """What the baseline has decided about the model that the search begins with."""
+    measured = run.workspace.result("baseline")
+    assert measured is not None
+    return Recipe.model_validate({"steps": measured["start"]})
+
+
+def _too_large(run: Run, delivered: Delivered, dense_bytes: int) -> bool:
+    bound = Goal.of(run.spec.constraints, DenseReference(1.0, dense_bytes, 1), margin=MARGIN).bytes
+    return bound is not None and delivered.size_bytes > bound
+
+
 def _step(run: Run, reserve: int) -> PruneVocabulary:
     origin = run.dense
     rows = needed_rows(origin.tokenizer, origin.train.ids, origin.anatomy.vocabulary, reserve=reserve)
     return PruneVocabulary(rows=as_ranges(rows))
+
+
+def _ranks(width: int) -> list[int]:
+    block = BLOCK_SIZES[-1]
+    ranks = (int(share * width) // block * block for share in RANKS)
+    return [rank for rank in ranks if rank]
 
 
 def _allowed_drop(run: Run, metric: float) -> float:

@@ -28,12 +28,12 @@ class Weighing:
     def __init__(self, run: Run, rows: int) -> None:
         self._run = run
         self._rows = rows
-        self._elements = {element.id: element for element in all_elements(run.anatomy.full_shape())}
+        self._elements = {element.id: element for element in all_elements(run.origin.anatomy.full_shape())}
         self._done = 0
 
     def base_losses(self) -> np.ndarray:
         """Of the dense model, per sample, (rows,)."""
-        return self._replay.losses(self._run.anatomy.full_shape())
+        return self._replay.losses(self._run.origin.anatomy.full_shape())
 
     def shares(self) -> list[Share]:
         """All elements, cut for the workers that the job allows.
@@ -66,7 +66,7 @@ class Weighing:
         if share["rows"] != self._rows:
             raise ValueError(f"the share is on {share['rows']} rows, this weighing on {self._rows}")
         elements: list[Element] = [self._elements[name] for name in share["elements"]]
-        shape = self._run.anatomy.full_shape()
+        shape = self._run.origin.anatomy.full_shape()
         losses = losses_without(elements, shape, self._replay.losses, told=lambda _: self._tell(1))
         return {name: loss.hex() for name, loss in losses.items()}
 
@@ -74,7 +74,7 @@ class Weighing:
     def _replay(self) -> PrefixReplay:
         run = self._run
         rows = sample(run.selection, self._rows, run.spec.seed)
-        return PrefixReplay(run.anatomy, rows, run.task, run.device, precision="fast")
+        return PrefixReplay(run.origin.anatomy, rows, run.task, run.device, precision="fast")
 
     def _tell(self, done: int) -> None:
         self._done += done

@@ -32,11 +32,11 @@ TOP_K = 30  # "works well for all the GLUE tasks", published code
 def accuracy_driven(problem: SearchProblem, state: dict[str, Any] | None) -> Iterator[SearchStep]:
     """Yield every tried change as a candidate; the state's `recipe` holds the accepted ones."""
     full = problem.anatomy.full_shape()
-    base = problem.judge(full)
+    base = problem.judge(full.applied(problem.start))
     if state is None:
         state = {
             "number": 0,
-            "recipe": Recipe().model_dump(mode="json"),
+            "recipe": problem.start.model_dump(mode="json"),
             "lowest": base.loss,
             "pending": _first_queue(problem, full),
         }

@@ -20,7 +20,7 @@ class AxFormer(Strategy):
 
     def search(self, problem: SearchProblem, state: dict[str, Any] | None) -> Iterator[SearchStep]:
         if problem.focus != "accuracy":
-            yield from cost_driven(problem, state)
+            yield from cost_driven(problem, state, start=problem.start)
             return
         if state is None or "pending" in state:
             for step in accuracy_driven(problem, state):

@@ -44,6 +44,7 @@ class SearchProblem:
     `judge` masks the model to a shape and evaluates it; `fisher` takes gate gradients at a shape.
     `trials` fine-tunes the models of some recipes for a moment, each by itself, and evaluates them; it is
     None when the job forbids training. `trials_together`: it is best given all at once.
+    `start` is what is decided before the search.
     `tell(stage_message, step, total)` reports, and raises `Stopped` when asked to.
     """
 
@@ -59,6 +60,7 @@ class SearchProblem:
     length: int
     max_candidates: int
     trials_together: bool = False
+    start: Recipe = field(default_factory=Recipe)
     tell: Callable[[str, int, int | None], None] = field(default=lambda message, step, total: None)
 
     def may(self, approximation: ApproximationName) -> bool:
