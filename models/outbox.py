@@ -42,12 +42,13 @@ JOB_FIELDS = (
 
 
 SOMEBODY_LISTENS: ColumnElement[bool] = literal_column(
-    "EXISTS (SELECT 1 FROM webhook JOIN job ON job.tenant = webhook.tenant"
-    " WHERE job.id = event.job_id AND webhook.enabled)",
+    "EXISTS (SELECT 1 FROM webhook WHERE webhook.enabled AND webhook.tenant ="
+    " (SELECT job.tenant FROM job WHERE job.id = CAST(event.job_id AS VARCHAR)))",
     Boolean(),
 )
 """Of an event that is just written: whether a webhook might want to be told, so that `announce_job` need
-not be called in vain. (As text, since SQLAlchemy leaves the names of tables out of SQLite's RETURNING.)"""
+not be called in vain. As text, since SQLAlchemy leaves the names of tables out of SQLite's RETURNING; with
+a cast, since there SQLite knows no column's type and reads the whole table without it."""
 
 
 @dataclass(frozen=True)
