@@ -307,7 +307,7 @@ def test_shares_go_with_their_job(database: Database, spec: JobSpec) -> None:
     with database.session() as session:
         assert set(session.scalars(select(Shard.job_id))) == {ended}
     with database.transaction() as session:
-        retention.sweep_jobs(session, Keeping(30, 90, 24))
+        retention.sweep_jobs(session, Keeping(30, 90, 24, 400))
     with database.session() as session:
         assert session.scalars(select(Shard.job_id)).all() == []
         assert session.get_one(Job, ended).status is JobStatus.FAILED
