@@ -26,6 +26,7 @@ from models.job import Job
 from models.webhook import DeliveryStatus, Webhook, WebhookDelivery, WebhookEvent
 
 # About a day: 5 s, 20 s, 80 s, 5 min, 21 min, 1.4 h, 5.7 h, then every 6 h.
+FORGOTTEN_AT_ONCE = 1000  # deliveries in one transaction
 FIRST_DELAY_SECONDS = 5.0
 DELAY_FACTOR = 4.0
 LONGEST_DELAY_SECONDS = 6 * 3600.0
@@ -181,10 +182,21 @@ def resume(session: Session, webhook: Webhook) -> None:
     _switch(session, webhook, DeliveryStatus.HELD, DeliveryStatus.PENDING)
 
 
-def forget(session: Session, days: float) -> None:
-    """Remove deliveries older than they are listed."""
-    oldest = after(session, -days * 86400)
-    session.execute(delete(WebhookDelivery).where(WebhookDelivery.created_at < oldest))
+def forget(session: Session, days: float, limit: int = FORGOTTEN_AT_ONCE) -> int:
+    """Remove deliveries older than they are listed, the oldest first. Returns how many."""
+    old = (
+        select(WebhookDelivery.id)
+        .where(WebhookDelivery.created_at < after(session, -days * 86400))
+        .order_by(WebhookDelivery.created_at)
+        .limit(limit)
+    )
+    forgotten = (
+        delete(WebhookDelivery)
+        .where(WebhookDelivery.id.in_(old.with_for_update(skip_locked=True)))
+        .returning(WebhookDelivery.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(session.scalars(forgotten).all())
 
 
 def delay_before(failures: int, jitter: float) -> float:
