@@ -11,12 +11,13 @@ import ipaddress
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import structlog
 from fastapi import Depends, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from fastapi.security import HTTPBearer, SecurityScopes
+from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
@@ -26,7 +27,8 @@ from app.keys import repository, tokens
 from app.problems import MissingScope, Unauthenticated
 from app.rates import RateLimits
 from app.settings import Auth
-from models.api_key import ApiKey, Scope
+from app.threads import DatabaseThreads
+from models.api_key import Scope
 from models.audit import AuditEvent
 from models.base import utc_now
 from models.database import Database
@@ -41,12 +43,6 @@ CHALLENGE = 'Bearer realm="axforge"'
 Clock = Callable[[], float]
 
 log = structlog.get_logger(__name__)
-bearer = HTTPBearer(
-    scheme_name="ApiKey",
-    bearerFormat="axf_<id>_<random>",
-    description="An API key. Not needed while none was ever created and the caller is on the same machine.",
-    auto_error=False,
-)
 
 
 class Door:
@@ -56,8 +52,11 @@ class Door:
         clock: Seconds that only rise.
     """
 
-    def __init__(self, database: Database, auth: Auth, *, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, database: Database, threads: DatabaseThreads, auth: Auth, *, clock: Clock = time.monotonic
+    ) -> None:
         self._database = database
+        self._threads = threads
         self._auth = auth
         self._clock = clock
         self._shut = auth is Auth.REQUIRED
@@ -75,7 +74,7 @@ class Door:
             Unauthenticated: nobody's who may call.
         """
         if secret is not None:
-            return await run_in_threadpool(self._holder, request, secret)
+            return await self._holder(request, secret)
         if not await self._is_open():
             raise _no_key()
         if self._auth is not Auth.OPEN and not _is_from_this_machine(request):
@@ -87,7 +86,7 @@ class Door:
         try:
             if caller.key_id is None:
                 return await self._is_open()
-            key = await run_in_threadpool(self._find, caller.key_id)
+            key = await self._threads.read(self._find, caller.key_id)
         except DBAPIError as error:  # nothing new can be read for the caller meanwhile either
             log.warning("admission_not_known", reason=type(error).__name__)
             return True
@@ -110,7 +109,7 @@ class Door:
         """Whether nobody needs a key yet. Once they do, that is never asked again."""
         now = self._clock()
         if not self._shut and (self._looked_at is None or now - self._looked_at >= LOOK_SECONDS):
-            if await run_in_threadpool(self._any_exists):
+            if await self._threads.read(self._any_exists):
                 self._shut = True  # and never the reverse: a key may have been created meanwhile
             self._looked_at = now  # not before: others that come meanwhile must look for themselves
         return not self._shut
@@ -119,62 +118,72 @@ class Door:
         with self._database.session() as session:
             return repository.any_exists(session)
 
-    def _find(self, key_id: str) -> ApiKey | None:
-        with self._database.session() as session:
-            return repository.of_any_tenant(session, key_id)
+    def _find(self, key_id: str) -> Row[Any] | None:
+        with self._database.reading() as connection:
+            return repository.of_any_tenant(connection, key_id)
 
-    def _holder(self, request: Request, secret: str) -> Caller:
+    async def _holder(self, request: Request, secret: str) -> Caller:
         key_id = tokens.key_id(secret)
-        key = self._find(key_id) if key_id else None
+        key = await self._threads.read(self._find, key_id) if key_id else None
         if key is None or not tokens.is_same(secret, key.hash):
             reason = "unknown_key" if key is None else "wrong_secret"
-            self._refuse(request, key, reason, "The API key is not one of this service.")
+            raise await self._refused(request, key, reason, "The API key is not one of this service.")
         refusal = _refusal(key)
         if refusal is not None:
-            self._refuse(request, key, refusal, f"The API key is {refusal}.")
-        self._note_use(key)
+            raise await self._refused(request, key, refusal, f"The API key is {refusal}.")
+        if key.last_used_at is None or utc_now() - key.last_used_at >= USE_NOTED_EVERY:
+            await self._threads.write(self._note_use, key.id)
         scopes = frozenset(Scope(scope) for scope in key.scopes)
         return Caller(key.tenant, key.id, scopes, **_origin(request))
 
-    def _refuse(self, request: Request, key: ApiKey | None, reason: str, detail: str) -> NoReturn:
-        self.deny(request, reason, key.tenant if key else None, key.id if key else None)
-        raise Unauthenticated(
+    async def _refused(
+        self, request: Request, key: Row[Any] | None, reason: str, detail: str
+    ) -> Unauthenticated:
+        tenant, key_id = (None, None) if key is None else (key.tenant, key.id)
+        await self._threads.write(self.deny, request, reason, tenant, key_id)
+        return Unauthenticated(
             detail,
             remedy="Send a key that is valid, whole and as it was shown when it was created.",
             headers={"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'},
         )
 
-    def _note_use(self, key: ApiKey) -> None:
+    def _note_use(self, key_id: str) -> None:
         now = utc_now()
-        if key.last_used_at is not None and now - key.last_used_at < USE_NOTED_EVERY:
-            return
         try:
             with self._database.transaction() as session:
-                repository.note_use(session, key.id, now, now - USE_NOTED_EVERY)
+                repository.note_use(session, key_id, now, now - USE_NOTED_EVERY)
         except DBAPIError as error:
-            log.warning("use_of_key_not_noted", key_id=key.id, reason=type(error).__name__)
+            log.warning("use_of_key_not_noted", key_id=key_id, reason=type(error).__name__)
 
 
-async def _let_in(
-    request: Request,
-    scopes: SecurityScopes,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
-) -> None:
-    context = request.app.state.context
-    door, rates = context.door, context.rates
-    assert isinstance(door, Door)
-    assert isinstance(rates, RateLimits)
-    caller = await door.admit(request, credentials.credentials if credentials else None)
-    request.state.answer_headers = await rates.admit(request, caller.key_id or caller.tenant)
-    for scope in scopes.scopes:
-        if scope not in caller.scopes:
-            await run_in_threadpool(door.deny, request, "missing_scope", caller.tenant, caller.key_id)
-            raise MissingScope(
-                f"The API key lacks the scope `{scope}`.",
-                remedy=f"Use a key that has it. This one has: {', '.join(sorted(caller.scopes))}.",
-                headers={"WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{scope}"'},
-            )
-    request.state.caller = caller
+class _LetIn(HTTPBearer):
+    """The dependency behind `needs`, and the security scheme as well: one costs less than two."""
+
+    async def __call__(self, request: Request, scopes: SecurityScopes) -> None:  # type: ignore[override]
+        context = request.app.state.context
+        door, rates = context.door, context.rates
+        assert isinstance(door, Door)
+        assert isinstance(rates, RateLimits)
+        credentials = await super().__call__(request)
+        caller = await door.admit(request, credentials.credentials if credentials else None)
+        request.state.answer_headers = await rates.admit(request, caller.key_id or caller.tenant)
+        for scope in scopes.scopes:
+            if scope not in caller.scopes:
+                await run_in_threadpool(door.deny, request, "missing_scope", caller.tenant, caller.key_id)
+                raise MissingScope(
+                    f"The API key lacks the scope `{scope}`.",
+                    remedy=f"Use a key that has it. This one has: {', '.join(sorted(caller.scopes))}.",
+                    headers={"WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{scope}"'},
+                )
+        request.state.caller = caller
+
+
+_let_in = _LetIn(
+    scheme_name="ApiKey",
+    bearerFormat="axf_<id>_<random>",
+    description="An API key. Not needed while none was ever created and the caller is on the same machine.",
+    auto_error=False,
+)
 
 
 def needs(scope: Scope) -> Any:
@@ -223,7 +232,7 @@ class _PerMinute:
         return True
 
 
-def _refusal(key: ApiKey) -> str | None:
+def _refusal(key: Row[Any]) -> str | None:
     if key.revoked_at is not None:
         return "revoked"
     return "expired" if _is_past(key.expires_at) else None

@@ -12,13 +12,14 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.auth import CurrentCaller, Door
+from app.auth import Door, caller_of
 from app.bounded import Threads
 from app.events.look import Look
 from app.events.sharing import SharedReads
 from app.jobs.watch import JobWatcher
 from app.rates import RateLimits
 from app.settings import ApiSettings
+from app.threads import DatabaseThreads
 from app.uploads.places import UploadPlaces
 from models.database import Database
 from models.settings import Settings
@@ -34,6 +35,7 @@ class Context:
     database: Database
     store: Store
     watcher: JobWatcher
+    threads: DatabaseThreads
     looks: SharedReads[Look]
     door: Door
     send_hint: Callable[[str], None]
@@ -49,9 +51,9 @@ async def context_of(request: Request) -> Context:
     return context
 
 
-async def tenant_of(caller: CurrentCaller) -> str:
+async def tenant_of(request: Request) -> str:
     """Whose things a request sees. Everything is asked and written under this name."""
-    return caller.tenant
+    return (await caller_of(request)).tenant
 
 
 Service = Annotated[Context, Depends(context_of)]

@@ -30,10 +30,11 @@ from app.metrics.endpoints import router as metrics_router
 from app.metrics.service import Metrics
 from app.middleware import RequestMiddleware
 from app.openapi import describe
-from app.parameters import bind_job, refuse_unknown
+from app.parameters import parameters_are_known
 from app.quotas.endpoints import router as quota
 from app.rates import RateLimits
 from app.settings import ApiSettings
+from app.threads import DatabaseThreads
 from app.uploads.endpoints import router as uploads
 from app.uploads.places import UploadPlaces
 from app.version import VERSION
@@ -43,6 +44,10 @@ from models.database import Database
 from models.settings import Settings
 from models.store import open_store
 from worker.celery_app import send_hint
+
+THREADS = 4
+"""That read, and that write. More than keep one processor busy are in each other's way: Python runs one of
+them at a time. Fewer would not do for a database that is some milliseconds away."""
 
 ROUTERS = (
     jobs,
@@ -76,7 +81,7 @@ def create_app(settings: Settings | None = None, api: ApiSettings | None = None)
         redoc_url=None,
         redirect_slashes=False,
         responses=problems.RESPONSES,
-        dependencies=[Depends(bind_job), Depends(refuse_unknown)],
+        dependencies=[Depends(parameters_are_known)],
     )
     app.state.metrics = metrics
     problems.install(app)
@@ -99,7 +104,8 @@ def _lifespan(
         )
         await run_in_threadpool(store.drop_partial_writes)
         rates = RateLimits(api, settings.broker)
-        watcher = JobWatcher(partial(_states, database), interval=api.poll_seconds)
+        threads = DatabaseThreads(THREADS, THREADS if database.many_writers else 1)
+        watcher = JobWatcher(lambda ids: threads.read(_states, database, ids), interval=api.poll_seconds)
         hints = HintSender(partial(send_hint, settings.broker))
         app.state.context = Context(
             settings=settings,
@@ -107,8 +113,9 @@ def _lifespan(
             database=database,
             store=store,
             watcher=watcher,
-            looks=SharedReads(),
-            door=Door(database, api.auth),
+            threads=threads,
+            looks=SharedReads(threads.read),
+            door=Door(database, threads, api.auth),
             send_hint=hints.hint,
             uploading=UploadPlaces(api.upload_concurrency),
             rates=rates,
@@ -123,6 +130,7 @@ def _lifespan(
             await asyncio.gather(looking, return_exceptions=True)
             await rates.close()
             await run_in_threadpool(hints.close)
+            await run_in_threadpool(threads.close)
             database.close()
 
     return lifespan

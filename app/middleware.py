@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.metrics.http import HttpMetrics, RequestMetrics, route_of
@@ -18,12 +18,14 @@ from app.problems import response, unexpected
 from models import telemetry
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
+USUAL_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-cache"),
+)
+"""Of every answer that does not say otherwise; written as ASGI sends them."""
 QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 access_log = structlog.get_logger("app.access")
@@ -73,14 +75,11 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = self._request_id
-            for name, value in self._state.get("answer_headers", {}).items():
-                headers.setdefault(name, value)
-            for name, value in SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
-            headers.setdefault("Cache-Control", "no-cache")
-            self._measured.answered(headers)
+            given = message.get("headers", ())
+            said = {name for name, _ in given}
+            more = [(b"x-request-id", self._request_id.encode()), *self._limits, *USUAL_HEADERS]
+            message["headers"] = [*given, *(each for each in more if each[0] not in said)]
+            self._measured.answered(Headers(raw=message["headers"]))
         await self._send(message)
 
     async def fail(self, scope: Scope, receive: Receive) -> None:
@@ -88,6 +87,12 @@ class _Answer:
         if self.status is not None:
             raise ConnectionAbortedError("the answer broke off; the cause is in the log")
         await response(unexpected(), self._request_id)(scope, receive, self.send)
+
+    @property
+    def _limits(self) -> list[tuple[bytes, bytes]]:
+        """What the door had to say about the caller's rate."""
+        told = self._state.get("answer_headers", {})
+        return [(name.lower().encode(), value.encode()) for name, value in told.items()]
 
 
 def _request_id(headers: Headers) -> str:

@@ -15,24 +15,22 @@ from app.problems import InvalidRequest
 LONGEST_ID = 64
 
 
-async def bind_job(request: Request) -> None:
+async def parameters_are_known(request: Request) -> None:
     """A dependency of every operation: what is logged from here on names the job of the path.
 
     Not a plain function: those run in a thread whose context ends with them.
-    """
-    job_id = request.path_params.get("job_id")
-    if job_id is not None:
-        structlog.contextvars.bind_contextvars(job_id=job_id[:LONGEST_ID])
-
-
-async def refuse_unknown(request: Request) -> None:
-    """A dependency of every operation.
 
     Raises:
         InvalidRequest: the query has a parameter that the operation does not know.
     """
-    if not request.query_params:
-        return
+    job_id = request.path_params.get("job_id")
+    if job_id is not None:
+        structlog.contextvars.bind_contextvars(job_id=job_id[:LONGEST_ID])
+    if request.scope["query_string"]:
+        _refuse_unknown(request)
+
+
+def _refuse_unknown(request: Request) -> None:
     route = request.scope["route"]
     assert isinstance(route, APIRoute)
     allowed = [field.alias for field in route.dependant.query_params]

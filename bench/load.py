@@ -34,7 +34,7 @@ class Load:
 
 def request(method: str, path: str, *, body: bytes = b"", **headers: str) -> bytes:
     """The bytes of a request; a header's name is written with `_` for `-`."""
-    fields = {"Host": "bench", "Content-Length": str(len(body)), **headers}
+    fields = {"Host": "127.0.0.1", "Content-Length": str(len(body)), **headers}
     head = [f"{method} {path} HTTP/1.1", *(f"{n.replace('_', '-')}: {v}" for n, v in fields.items())]
     return "\r\n".join([*head, "", ""]).encode() + body
 

@@ -33,7 +33,7 @@ REAP_SECONDS = 5.0
 PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 0.01
 WORKER_RESTS_SECONDS = 2.0
-"""After a run Celery gives the worker a new pool process; until then it is not free."""
+"""Until the worker has seen the end of its run and is free."""
 
 
 def measure(backend: str) -> dict[str, Any]:

@@ -16,15 +16,16 @@ from sqlalchemy.orm import Session
 
 from models import blobs, outbox, queue, quotas, tally, usage
 from models.artifact import Artifact
+from models.base import new_id, utc_now
 from models.database import after, now
 from models.event import Event
+from models.inserts import insert_event, insert_job
 from models.job import DEFAULT_TENANT, TERMINAL, TRANSITIONS, Job, JobStatus
 from models.lifecycle_types import ClaimedJob as ClaimedJob
 from models.lifecycle_types import Delivery as Delivery
 from models.lifecycle_types import JobError as JobError
 from models.lifecycle_types import Lease as Lease
 from models.lifecycle_types import Requeued as Requeued
-from models.redaction import redact
 from models.spec import DEVICES, JobSpec
 from models.store import Blob
 from models.upload import JobUpload, Upload
@@ -39,19 +40,26 @@ class LeaseLost(Exception):
 
 
 def create(session: Session, spec: JobSpec, *, tenant: str = DEFAULT_TENANT, priority: int = 0) -> Job:
-    """Add a queued job and its first event. Send a hint after the transaction is committed."""
-    job = Job(
-        tenant=tenant,
-        name=spec.name,
-        spec=spec.model_dump(mode="json"),
-        spec_digest=spec.digest(),
-        device=spec.target.device,
-        metadata_=dict(spec.metadata),
-        priority=priority,
-        available_at=now(session),  # by the clock that claims go by, not by this machine's
-    )
-    session.add(job)
-    session.flush()
+    """Add a queued job and its first event. Send a hint after the transaction is committed.
+
+    The session does not know the object that is returned.
+    """
+    given = {
+        "id": new_id("job"),
+        "tenant": tenant,
+        "name": spec.name,
+        "status": JobStatus.QUEUED,
+        "spec": spec.model_dump(mode="json"),
+        "spec_digest": spec.digest(),
+        "device": spec.target.device,
+        "priority": priority,
+        "attempt": 0,
+        "version": 1,
+        "cancel_requested": False,
+        **dict.fromkeys(("created_at", "updated_at"), utc_now()),
+    }
+    job = Job(**given, metadata_=dict(spec.metadata))
+    insert_job(session, {**given, "metadata": job.metadata_})
     _need_uploads(session, job, [spec.base_model.upload, spec.dataset.upload])
     _tell(session, job.id, 0, "job.created", "The job is queued.")
     return job
@@ -266,10 +274,6 @@ WORKER_LOST = JobError(
 )
 
 
-# Straight into the table: nobody needs the row as an object, and a flush costs more than twice this.
-_INSERT_EVENT = insert(Event.metadata.tables[Event.__tablename__])
-
-
 def _held(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
     return Job.id == job_id, Job.attempt == attempt, Job.status == JobStatus.RUNNING
 
@@ -375,10 +379,9 @@ def _move(session: Session, to: JobStatus, *conditions: ColumnElement[bool], **v
 
 def _need_uploads(session: Session, job: Job, wanted: Sequence[str | None]) -> None:
     """Keep the uploads until the job has ended. One that is not there is the run's to complain of."""
-    present = select(literal(job.id), Upload.id).where(
-        Upload.id.in_([one for one in wanted if one]), Upload.tenant == job.tenant
-    )
-    if any(wanted):
+    ids = [one for one in wanted if one]
+    if ids:
+        present = select(literal(job.id), Upload.id).where(Upload.id.in_(ids), Upload.tenant == job.tenant)
         session.execute(insert(JobUpload).from_select(["job_id", "upload_id"], present))
 
 
@@ -391,6 +394,5 @@ def _tell(
 ) -> None:
     # Called after the job's row is locked by an UPDATE, so the ids of one job rise in commit order
     # and a client that resumes after an id misses nothing.
-    event = {"job_id": job_id, "attempt": attempt, "type": type, "level": level, "message": redact(message)}
-    session.execute(_INSERT_EVENT, {**event, "data": data})
-    outbox.announce_job(session, job_id, type)
+    if insert_event(session, job_id, attempt, type, level, message, data):
+        outbox.announce_job(session, job_id, type)

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from pydantic_core import to_jsonable_python
-from sqlalchemy import case, delete, func, or_, select, update
+from sqlalchemy import Boolean, ColumnElement, case, delete, func, literal_column, or_, select, update
 from sqlalchemy.orm import Session
 
 from models import tally
@@ -26,6 +26,7 @@ from models.job import Job
 from models.webhook import DeliveryStatus, Webhook, WebhookDelivery, WebhookEvent
 
 # About a day: 5 s, 20 s, 80 s, 5 min, 21 min, 1.4 h, 5.7 h, then every 6 h.
+FORGOTTEN_AT_ONCE = 1000  # deliveries in one transaction
 FIRST_DELAY_SECONDS = 5.0
 DELAY_FACTOR = 4.0
 LONGEST_DELAY_SECONDS = 6 * 3600.0
@@ -39,6 +40,16 @@ JOB_FIELDS = (
     *("id", "name", "status", "done", "attempt", "error", "result", "spec_digest"),
     *("created_at", "updated_at", "started_at", "finished_at", "expires_at"),
 )
+
+
+SOMEBODY_LISTENS: ColumnElement[bool] = literal_column(
+    "EXISTS (SELECT 1 FROM webhook WHERE webhook.enabled AND webhook.tenant ="
+    " (SELECT job.tenant FROM job WHERE job.id = CAST(event.job_id AS VARCHAR)))",
+    Boolean(),
+)
+"""Of an event that is just written: whether a webhook might want to be told, so that `announce_job` need
+not be called in vain. As text, since SQLAlchemy leaves the names of tables out of SQLite's RETURNING; with
+a cast, since there SQLite knows no column's type and reads the whole table without it."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +90,22 @@ def announce_job(session: Session, job_id: str, type: str) -> None:
     if type not in TOLD:
         return
     listening = (
-        select(Webhook)
+        select(Webhook.id, Webhook.events)
         .join(Job, Job.tenant == Webhook.tenant)
         .where(Job.id == job_id, Webhook.enabled.is_(True))
     )
-    wanting = [webhook for webhook in session.scalars(listening) if type in webhook.events]
+    wanting = [webhook_id for webhook_id, events in session.execute(listening) if type in events]
     if not wanting:
         return
     payload = _payload(type, _job_document(session, job_id))
-    for webhook in wanting:
-        _add(session, webhook, type, payload, job_id)
+    for webhook_id in wanting:
+        _add(session, webhook_id, type, payload, job_id)
 
 
 def announce_test(session: Session, webhook: Webhook) -> WebhookDelivery:
     """Write a delivery that only tries out the webhook."""
     data = {"id": webhook.id, "object": "webhook", "description": webhook.description}
-    return _add(session, webhook, WebhookEvent.WEBHOOK_TEST, _payload(WebhookEvent.WEBHOOK_TEST, data))
+    return _add(session, webhook.id, WebhookEvent.WEBHOOK_TEST, _payload(WebhookEvent.WEBHOOK_TEST, data))
 
 
 def claim(session: Session, limit: int, lease_seconds: float) -> list[ClaimedDelivery]:
@@ -171,10 +182,21 @@ def resume(session: Session, webhook: Webhook) -> None:
     _switch(session, webhook, DeliveryStatus.HELD, DeliveryStatus.PENDING)
 
 
-def forget(session: Session, days: float) -> None:
-    """Remove deliveries older than they are listed."""
-    oldest = after(session, -days * 86400)
-    session.execute(delete(WebhookDelivery).where(WebhookDelivery.created_at < oldest))
+def forget(session: Session, days: float, limit: int = FORGOTTEN_AT_ONCE) -> int:
+    """Remove deliveries older than they are listed, the oldest first. Returns how many."""
+    old = (
+        select(WebhookDelivery.id)
+        .where(WebhookDelivery.created_at < after(session, -days * 86400))
+        .order_by(WebhookDelivery.created_at)
+        .limit(limit)
+    )
+    forgotten = (
+        delete(WebhookDelivery)
+        .where(WebhookDelivery.id.in_(old.with_for_update(skip_locked=True)))
+        .returning(WebhookDelivery.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(session.scalars(forgotten).all())
 
 
 def delay_before(failures: int, jitter: float) -> float:
@@ -184,9 +206,9 @@ def delay_before(failures: int, jitter: float) -> float:
 
 
 def _add(
-    session: Session, webhook: Webhook, type: str, payload: str, job_id: str | None = None
+    session: Session, webhook_id: str, type: str, payload: str, job_id: str | None = None
 ) -> WebhookDelivery:
-    delivery = WebhookDelivery(webhook_id=webhook.id, job_id=job_id, type=type, payload=payload)
+    delivery = WebhookDelivery(webhook_id=webhook_id, job_id=job_id, type=type, payload=payload)
     session.add(delivery)
     session.flush()
     return delivery
@@ -266,7 +288,7 @@ def _announce_disabled(session: Session, webhook: Webhook) -> None:
     data = {"id": webhook.id, "object": "webhook", "disabled_reason": webhook.disabled_reason}
     for other in session.scalars(others).all():
         if type in other.events:
-            _add(session, other, type, _payload(type, data))
+            _add(session, other.id, type, _payload(type, data))
 
 
 def _switch(session: Session, webhook: Webhook, before: DeliveryStatus, behind: DeliveryStatus) -> None:

@@ -185,11 +185,17 @@ def claim_next(
     lease_seconds: float,
     *,
     running_limit: int | None = None,
+    compute_minutes: float | None = None,
     devices: Collection[str] = DEVICES,
 ) -> ClaimedShard | None:
-    """Another share of the same stage for a helper that is warm, unless a job waits for a worker."""
+    """Another share of the same stage for a helper that is warm, unless a job waits for a worker.
+
+    `running_limit` and `compute_minutes` are those of tenants without own ones.
+    """
     _lock(session, shard.job_id)
-    if queue.claimable(session, 1, running_limit=running_limit, devices=devices):
+    if queue.claimable(
+        session, 1, running_limit=running_limit, compute_minutes=compute_minutes, devices=devices
+    ):
         return None
     of_stage = Shard.stage == shard.stage
     return _claim(session, shard.job_id, shard.holder, lease_seconds, running_limit, of_stage, begun=True)

@@ -141,8 +141,9 @@ def run_forever(stop: threading.Event, settings: Settings) -> None:
                 begun = deliverer.send_due()
                 if time.monotonic() - forgotten > FORGET_SECONDS:
                     with database.transaction() as session:
-                        outbox.forget(session, settings.webhook_days)
-                    forgotten = time.monotonic()
+                        removed = outbox.forget(session, settings.webhook_days)
+                    if removed < outbox.FORGOTTEN_AT_ONCE:  # else there are more, for the next round
+                        forgotten = time.monotonic()
             except DBAPIError as error:
                 log.warning("database_unreachable", reason=type(error.orig).__name__)
             if begun:

@@ -121,6 +121,7 @@ class _Helper:
             shard,
             self._settings.lease_seconds,
             running_limit=self._settings.quota_running_jobs,
+            compute_minutes=self._settings.quota_compute_minutes,
             devices=devices_served(self._settings.worker_devices),
         )
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
+
+from sqlalchemy import Row
 
 from app.artifacts import repository
 from app.artifacts.schemas import Artifact, ArtifactList
@@ -79,7 +82,7 @@ def elsewhere(context: Context, caller: Caller, row: ArtifactRow) -> str | None:
     return address
 
 
-def describe(row: ArtifactRow) -> Artifact:
+def describe(row: ArtifactRow | Row[Any]) -> Artifact:
     """The file as the API shows it."""
     return Artifact(
         id=row.id,

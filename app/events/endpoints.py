@@ -9,7 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import JSONResponse, Response
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.auth import CurrentCaller, needs
@@ -62,33 +62,26 @@ async def list_events(
         found = await run_in_threadpool(service.page, context, caller.tenant, job_id, after, limit)
         return JSONResponse(found.model_dump(mode="json"))
     behind = after if last_event_id is None else _event_id(last_event_id)
-    first = await run_in_threadpool(service.look, context, caller.tenant, job_id, behind)
-    if first.job.done and not first.events and last_event_id is not None:
+    first = await context.threads.read(service.look, context, caller.tenant, job_id, behind)
+    if first.done and not first.count and last_event_id is not None:
         return Response(status_code=204)
-    messages = service.follow(context, caller.tenant, first, behind, HEARTBEAT_SECONDS)
+    chunks = service.follow(context, caller.tenant, first, behind, HEARTBEAT_SECONDS)
     return EventSourceResponse(
-        _encoded(messages, partial(context.door.still_admits, caller)), headers={"X-Accel-Buffering": "no"}
+        _admitted(chunks, partial(context.door.still_admits, caller)), headers={"X-Accel-Buffering": "no"}
     )
 
 
-async def _encoded(
-    messages: AsyncIterator[service.Message | None], is_admitted: Callable[[], Awaitable[bool]]
+async def _admitted(
+    chunks: AsyncIterator[bytes], is_admitted: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[bytes]:
-    """Server-sent events, until a caller whose key was revoked is no longer to see them."""
+    """The stream, until a caller whose key was revoked is no longer to see it."""
     looked_at = time.monotonic()
-    async for message in messages:
+    async for chunk in chunks:
         if time.monotonic() - looked_at >= ADMISSION_SECONDS:
             if not await is_admitted():
                 return
             looked_at = time.monotonic()
-        if message is None:
-            yield KEEPALIVE_COMMENT
-        else:
-            yield format_sse_event(
-                data_str=message.body.model_dump_json(),
-                event=message.name,
-                id=None if message.id is None else str(message.id),
-            )
+        yield chunk or KEEPALIVE_COMMENT
 
 
 def _event_id(header: str) -> int:

@@ -40,7 +40,7 @@ class Keyed:
         return hashlib.sha256(f"{self.operation}\n{payload}".encode()).hexdigest()
 
 
-def keyed(
+async def keyed(
     request: Request,
     idempotency_key: Annotated[
         str | None,

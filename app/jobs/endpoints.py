@@ -69,7 +69,7 @@ async def create_job(
     if dry_run:
         plan = await run_in_threadpool(service.plan, context, caller, spec)
         return JSONResponse(plan.model_dump(mode="json"))
-    answer = await run_in_threadpool(service.create, context, caller, spec, idempotency)
+    answer = await context.threads.write(service.create, context, caller, spec, idempotency)
     structlog.contextvars.bind_contextvars(job_id=answer.headers["Location"].rsplit("/", 1)[-1])
     return answer.response()
 
@@ -121,10 +121,10 @@ async def get_job(
     """The job as it is now, or as soon as it has changed."""
     seconds = preferred_wait(prefer, context.api.max_wait_seconds)
     if seconds:
-        before = await run_in_threadpool(service.state, context, tenant, job_id)
+        before = await context.threads.read(service.state, context, tenant, job_id)
         if not before.done:
             await _wait(context, job_id, before.version, if_none_match, seconds)
-    answer = await run_in_threadpool(_current, context, tenant, job_id, if_none_match)
+    answer = await context.threads.read(_current, context, tenant, job_id, if_none_match)
     if seconds:
         answer.headers["Preference-Applied"] = f"wait={seconds:g}"
     return answer

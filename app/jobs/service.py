@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from app.artifacts import repository as artifacts
@@ -24,8 +26,8 @@ from app.problems import JobDone, JobNotDone, unknown_job
 from app.quotas.service import check_may_queue
 from models import lifecycle, retention
 from models.artifact import Artifact
+from models.job import TERMINAL, JobStatus
 from models.job import Job as JobRow
-from models.job import JobStatus
 from models.spec import JobSpec
 
 
@@ -59,15 +61,18 @@ def create(context: Context, caller: Caller, spec: JobSpec, request: Keyed) -> A
 
 def get(context: Context, tenant: str, job_id: str) -> tuple[Job, int]:
     """The job and its version."""
-    with context.database.session() as session:
-        row = repository.existing(session, tenant, job_id)
-        return describe(row, _delivered(session, row)), row.version
+    with context.database.reading() as connection:
+        row = repository.shown(connection, tenant, job_id)
+        if row is None:
+            raise unknown_job(job_id)
+        files = artifacts.of_job(connection, job_id) if row.status is JobStatus.SUCCEEDED else []
+    return describe(row, files), row.version
 
 
 def state(context: Context, tenant: str, job_id: str) -> JobState:
     """The job's version and whether it has ended, for a client that knows the rest."""
-    with context.database.session() as session:
-        found = repository.state(session, tenant, job_id)
+    with context.database.reading() as connection:
+        found = repository.state(connection, tenant, job_id)
     if found is None:
         raise unknown_job(job_id)
     return found
@@ -101,7 +106,7 @@ def cancel(context: Context, caller: Caller, job_id: str, request: Keyed) -> Ans
         if row.done and row.status != JobStatus.CANCELLED:
             raise JobDone(f"The job has {row.status.value} already.", remedy="There is nothing to cancel.")
         audit.record(session, caller, "job.cancelled", row.id)
-        job = describe(row, _delivered(session, row))
+        job = describe(row, [])  # only one that has succeeded has files
         return answer_of(context, job, row.version, status=200 if job.done else 202)
 
     return once(context, caller.tenant, request, "", stop)
@@ -139,7 +144,7 @@ def delete(context: Context, caller: Caller, job_id: str) -> None:
         retention.remove_job(session, row, context.settings.upload_days)
 
 
-def describe(row: JobRow, files: list[Artifact]) -> Job:
+def describe(row: JobRow | Row[Any], files: Sequence[Artifact | Row[Any]]) -> Job:
     """The job as the API shows it."""
     path = f"/v1/jobs/{row.id}"
     return Job(
@@ -147,7 +152,7 @@ def describe(row: JobRow, files: list[Artifact]) -> Job:
         object="job",
         name=row.name,
         status=row.status,
-        done=row.done,
+        done=row.status in TERMINAL,
         constraints_met=_constraints_met(row.result),
         cancel_requested=row.cancel_requested,
         progress=progress_of(row),
@@ -173,7 +178,7 @@ def describe(row: JobRow, files: list[Artifact]) -> Job:
     )
 
 
-def progress_of(row: JobRow) -> Progress | None:
+def progress_of(row: JobRow | Row[Any]) -> Progress | None:
     """How far the run is, or None before its first report."""
     stored = row.progress
     if stored is None:
@@ -186,11 +191,6 @@ def progress_of(row: JobRow) -> Progress | None:
         eta_seconds=stored.get("eta_seconds"),
         message=stored.get("message") or "",
     )
-
-
-def _delivered(session: Session, row: JobRow) -> list[Artifact]:
-    """The job's files; only one that has succeeded has any."""
-    return artifacts.of_jobs(session, [row.id]) if row.status is JobStatus.SUCCEEDED else []
 
 
 def _payload(spec: JobSpec) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
 
 log = structlog.get_logger(__name__)
 
@@ -33,11 +32,13 @@ class JobWatcher:
     """Tells many waiting clients of changes with one query every `interval` seconds.
 
     Args:
-        read: The states of the jobs of these ids, from the database; called in a thread.
+        read: The states of the jobs of these ids, from the database.
         interval: Seconds between two looks. Nothing is asked while nobody waits.
     """
 
-    def __init__(self, read: Callable[[Collection[str]], Mapping[str, JobState]], *, interval: float) -> None:
+    def __init__(
+        self, read: Callable[[Collection[str]], Awaitable[Mapping[str, JobState]]], *, interval: float
+    ) -> None:
         self._read = read
         self._interval = interval
         self._topics: dict[str, _Topic] = {}
@@ -74,7 +75,7 @@ class JobWatcher:
 
     async def _look(self) -> None:
         try:
-            states = await run_in_threadpool(self._read, list(self._topics))
+            states = await self._read(list(self._topics))
         except SQLAlchemyError as error:
             log.warning("watching_failed", error=type(error).__name__)
             return
@@ -84,6 +85,9 @@ class JobWatcher:
                 topic.state = state
                 topic.changed.set()
                 topic.changed = asyncio.Event()
+                # Many jobs may have changed, and many clients wait for each of them: without a pause
+                # all other requests would wait until the last of them was told.
+                await asyncio.sleep(0)
 
 
 class Watch:

@@ -84,8 +84,8 @@ def revoke(
 ) -> None:
     """Let a key open nothing from now on; doing it again changes nothing."""
     with _database(data_dir) as database:
-        with database.session() as session:
-            row = repository.of_any_tenant(session, key_id)
+        with database.reading() as connection:
+            row = repository.of_any_tenant(connection, key_id)
         if row is None:
             _refuse(f"There is no API key {key_id!r}; see `axforge keys list`.")
         service.revoke(database, _operator(row.tenant), key_id)

@@ -185,7 +185,7 @@ def test_whole_files_come_from_a_store_that_signs(signing: TestClient, url: str)
     assert signing.head(url).status_code == 200
     assert signing.get(url, headers={"If-None-Match": f'"{SHA256}"'}).status_code == 304
     [event] = signing.get("/v1/audit", params={"action": "artifact.downloaded"}).json()["data"]
-    assert event["data"] == {"name": "model.onnx", "first_byte": 0, "end_byte": len(CONTENT)}
+    assert event["data"] == {"name": NAME, "first_byte": 0, "end_byte": len(CONTENT)}
 
 
 def test_parts_of_files_come_from_here(signing: TestClient, url: str) -> None:

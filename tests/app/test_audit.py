@@ -134,7 +134,7 @@ def test_refusals_are_on_record_under_the_tenant_they_concern(
 def test_flood_of_wrong_keys_does_not_fill_the_table(client: TestClient, database: Database) -> None:
     now = 0.0
     app: Any = client.app
-    door = Door(database, Auth.REQUIRED, clock=lambda: now)
+    door = Door(database, app.state.context.threads, Auth.REQUIRED, clock=lambda: now)
     object.__setattr__(app.state.context, "door", door)
 
     def count() -> int:

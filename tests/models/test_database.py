@@ -59,3 +59,18 @@ def test_a_connection_that_the_server_ended_is_replaced(url: str) -> None:
         assert session.execute(text("SELECT pg_backend_pid()")).scalar_one() != before
     database.close()
     other.close()
+
+
+def test_the_server_is_not_asked_before_every_use(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(url, PoolSettings(pool_size=1, max_overflow=0))
+    asked: list[object] = []
+    monkeypatch.setattr(database.engine.dialect, "do_ping", asked.append)
+    for _ in range(3):
+        with database.session() as session:
+            session.execute(text("SELECT 1"))
+    assert asked == []
+    monkeypatch.setattr("models.database.ASKED_AFTER_SECONDS", 0.0)
+    with database.session() as session:
+        session.execute(text("SELECT 1"))
+    assert len(asked) == 1
+    database.close()

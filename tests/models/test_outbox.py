@@ -261,7 +261,7 @@ def test_a_replay_is_the_same_message(database: Database, spec: JobSpec, add: Ad
 
 def test_old_deliveries_are_forgotten(database: Database, spec: JobSpec, add: Add) -> None:
     add()
-    for days in (31, 29):
+    for days in (32, 31, 29):
         end_job(database, spec)
         with database.transaction() as session:
             newest = select(func.max(WebhookDelivery.id)).scalar_subquery()
@@ -271,5 +271,9 @@ def test_old_deliveries_are_forgotten(database: Database, spec: JobSpec, add: Ad
                 .values(created_at=utc_now() - timedelta(days=days))
             )
     with database.transaction() as session:
-        outbox.forget(session, 30)
+        assert outbox.forget(session, 30, limit=1) == 1
+    assert len(rows(database)) == 2
+    with database.transaction() as session:
+        assert outbox.forget(session, 30) == 1
+        assert outbox.forget(session, 30) == 0
     assert len(rows(database)) == 1

@@ -161,6 +161,16 @@ def test_a_warm_helper_goes_on_unless_a_job_waits(database: Database, spec: JobS
     assert requeued != job_id
 
 
+def test_a_job_whose_tenant_has_no_minutes_takes_no_helper_away(database: Database, spec: JobSpec) -> None:
+    offer(database, spec)
+    first = claimed(database)
+    with database.transaction() as session:
+        lifecycle.create(session, spec)
+        assert shards.finish(session, first, {})
+        assert shards.claim_next(session, first, LEASE, compute_minutes=1.0) is None
+        assert shards.claim_next(session, first, LEASE, compute_minutes=0.0) is not None
+
+
 def test_the_run_does_not_wait_for_a_helper_that_is_still_starting(database: Database, spec: JobSpec) -> None:
     job_id = offer(database, spec, PAYLOADS[:2])
     shard = claimed(database)
@@ -307,7 +317,7 @@ def test_shares_go_with_their_job(database: Database, spec: JobSpec) -> None:
     with database.session() as session:
         assert set(session.scalars(select(Shard.job_id))) == {ended}
     with database.transaction() as session:
-        retention.sweep_jobs(session, Keeping(30, 90, 24))
+        retention.sweep_jobs(session, Keeping(30, 90, 24, 400))
     with database.session() as session:
         assert session.scalars(select(Shard.job_id)).all() == []
         assert session.get_one(Job, ended).status is JobStatus.FAILED

@@ -14,10 +14,10 @@ from sqlalchemy import select, update
 from models import journal, lifecycle
 from models.base import utc_now
 from models.database import Database
-from models.job import JobStatus
+from models.job import DEFAULT_TENANT, JobStatus
 from models.settings import Settings
 from models.store import open_store
-from models.tables import Checkpoint, IdempotencyKey, Job
+from models.tables import Checkpoint, ComputeUse, IdempotencyKey, Job
 from tests.worker.jobs import create, load, wait_until
 from worker import dispatcher, reaper
 from worker.celery_app import hint_queue, make_celery, send_hint, waiting_hints
@@ -83,6 +83,14 @@ def test_the_dispatcher_counts_only_jobs_whose_time_has_come(broker: str, sqlite
     with sqlite.transaction() as session:
         session.execute(update(Job).values(available_at=utc_now() + timedelta(hours=1)))
     assert dispatcher.top_up(sqlite, broker) == 0
+
+
+def test_the_dispatcher_sends_no_hints_for_tenants_without_minutes(broker: str, sqlite: Database) -> None:
+    create(sqlite)
+    with sqlite.transaction() as session:
+        session.add(ComputeUse(tenant=DEFAULT_TENANT, day=utc_now().date(), seconds=61))
+    assert dispatcher.top_up(sqlite, broker, compute_minutes=1.0) == 0
+    assert dispatcher.top_up(sqlite, broker, compute_minutes=2.0) == 1
 
 
 def test_the_dispatcher_survives_a_broker_that_is_away(sqlite: Database) -> None:

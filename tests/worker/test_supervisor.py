@@ -17,11 +17,11 @@ from sqlalchemy import select, update
 from models import journal, lifecycle
 from models.base import new_id, utc_now
 from models.database import Database
-from models.job import Job, JobStatus
+from models.job import DEFAULT_TENANT, Job, JobStatus
 from models.lifecycle import ClaimedJob
 from models.settings import Settings
 from models.store import blob_key, open_store
-from models.tables import Artifact, CandidateRow, Event, Upload, UploadKind
+from models.tables import Artifact, CandidateRow, ComputeUse, Event, Upload, UploadKind
 from tests.worker.jobs import create, events, load, wait_until
 from worker.celery_app import send_hint
 from worker.supervisor import Supervisor
@@ -64,6 +64,17 @@ def is_at_work(database: Database, job_id: str) -> bool:
 def make_available(database: Database) -> None:
     with database.transaction() as session:
         session.execute(update(Job).values(available_at=utc_now() - timedelta(seconds=1)))
+
+
+def test_a_tenant_without_minutes_waits_for_a_worker(database: Database, settings: Settings) -> None:
+    job_id = create(database)
+    with database.transaction() as session:
+        session.add(ComputeUse(tenant=DEFAULT_TENANT, day=utc_now().date(), seconds=61))
+    short = settings.model_copy(update={"quota_compute_minutes": 1.0})
+    assert supervise(database, short, "succeed") is None
+    assert load(database, job_id).status is JobStatus.QUEUED
+    enough = settings.model_copy(update={"quota_compute_minutes": 2.0})
+    assert supervise(database, enough, "succeed") == job_id
 
 
 def test_success_delivers_everything(database: Database, settings: Settings, tmp_path: Path) -> None:
