@@ -58,7 +58,9 @@ def assert_same(one: torch.Tensor, other: torch.Tensor) -> None:
 def onnx_logits(path: Path, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     feed = {given.name: batch[given.name].numpy() for given in session.get_inputs()}
-    outputs = [torch.from_numpy(output) for output in session.run(None, feed)]
+    spans = len(session.get_outputs()) == 2
+    names = ["start_logits", "end_logits"] if spans else ["logits"]
+    outputs = [torch.from_numpy(output) for output in session.run(names, feed)]
     return outputs[0] if len(outputs) == 1 else torch.stack(outputs, dim=-1)
 
 

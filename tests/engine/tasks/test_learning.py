@@ -137,11 +137,10 @@ def test_losses_do_not_depend_on_batches_and_significance_is_by_row(task_name: T
         masked = evaluate(model, split, task, batch_size=7, device=device)
     np.testing.assert_allclose(replay.losses(without), masked.losses, atol=1e-6)
 
-    gradients = fisher_information(anatomy, full, split, task, device, batch_size=5)
-    one = fisher_information(anatomy, full, split.select(np.array([3])), task, device)
-    assert gradients.heads.shape[0] == len(split)
-    gaps = np.abs(gradients.heads - one.heads).max(axis=(1, 2))
-    assert gaps.min() <= 2e-2 * np.abs(one.heads).max()
+    together_sum = fisher_information(anatomy, full, split, task, device, batch_size=5).heads.sum(axis=0)
+    rows = (split.select(np.array([row])) for row in range(len(split)))
+    alone_sum = sum(fisher_information(anatomy, full, row, task, device).heads.sum(axis=0) for row in rows)
+    assert np.abs(together_sum - alone_sum).max() < 0.05 * np.abs(alone_sum).max()
 
 
 def tiny(kind: Any, labels: int) -> Any:
