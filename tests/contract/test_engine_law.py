@@ -119,6 +119,26 @@ def test_exported_graph_is_sliced(family: str, tokenizer: PreTrainedTokenizerBas
             assert_same(onnx_logits(path, one), logits(small, one))
 
 
+def test_padding_may_be_the_last_row(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """As in ModernBERT: what is before it may go, and padding gets another number."""
+    dense = tiny_classifier("modernbert", pad_token_id=290)
+    recipe = Recipe(steps=(PruneVocabulary(rows="20-79,290"),))
+    small = sliced(dense, anatomy_of(dense).shape(recipe))
+    assert small.config.pad_token_id == 60
+    batch = padded_batch(small)
+    masked = masked_logits(dense, recipe, batch)
+    assert_same(logits(small, batch), masked)
+    save_folder(small, tokenizer, tmp_path)
+    between = load_folder(tmp_path)
+    assert_same(logits(between, batch), masked)
+    again = Recipe(steps=(PruneVocabulary(rows="30-39,290"),))
+    last = sliced(between, anatomy_of(between).shape(again))
+    batch = padded_batch(last)
+    assert_same(logits(last, batch), masked_logits(dense, again, batch))
+    with pytest.raises(ValueError, match="row 290 has to stay"):
+        anatomy_of(between).shape(Recipe(steps=(PruneVocabulary(rows="30-39"),)))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_slices_of_slices(family: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     """Whatever was removed before, and saved and loaded between, a recipe means the same.

@@ -146,6 +146,16 @@ class Anatomy:
         return int(self.form.get("embedding_size") or self.hidden_size)
 
     @property
+    def fixed_rows(self) -> frozenset[int]:
+        """Rows of the vocabulary that have to stay: padding's, and those before it where its id tells places.
+
+        RoBERTa counts positions from the padding id.
+        """
+        pad, held = self.form["pad_token_id"] or 0, self.full_shape().rows
+        row = pad if held is None else held[pad]
+        return frozenset(range(row + 1) if self.form.get("positions") == "after_padding" else [row])
+
+    @property
     def layer_variants(self) -> tuple[Mapping[str, Any], ...]:
         """What each layer of the dense model has of its own, as `AxforgeConfig.layer_variants`."""
         config = self.model.config
@@ -178,10 +188,11 @@ class Anatomy:
         return matrix_values(rows, self.embedding_width, rank)
 
     def _check_rows(self, shape: Shape) -> None:
-        # RoBERTa counts positions from the padding id, and models are told by number what padding is.
-        pad = self.form["pad_token_id"] or 0
-        if shape.rows is not None and shape.rows[: pad + 1] != tuple(range(pad + 1)):
-            raise ValueError(f"the rows up to that of padding, 0-{pad}, have to stay")
+        lost = set() if shape.rows is None else self.fixed_rows - set(shape.rows)
+        if lost:
+            raise ValueError(
+                f"row {min(lost)} has to stay: it is padding's, or positions are counted from it"
+            )
 
     def _check(self, number: int, step: Step) -> None:
         counts = {

@@ -150,8 +150,14 @@ def _too_large(run: Run, delivered: Delivered, dense_bytes: int) -> bool:
 
 
 def _step(run: Run, reserve: int) -> PruneVocabulary:
-    origin = run.dense
-    rows = needed_rows(origin.tokenizer, origin.train.ids, origin.anatomy.vocabulary, reserve=reserve)
+    origin, anatomy = run.dense, run.dense.anatomy
+    rows = needed_rows(
+        origin.tokenizer,
+        origin.train.ids,
+        anatomy.vocabulary,
+        fixed=anatomy.fixed_rows,
+        reserve=reserve,
+    )
     return PruneVocabulary(rows=as_ranges(rows))
 
 
