@@ -17,6 +17,7 @@ from worker.engine.run import Run
 WIDTH, RANK = 64, 16  # a third of the width, rounded down to whole int4 blocks
 
 
+@pytest.mark.slow
 def test_table_and_ffn_lose_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AXFORGE_CACHE_DIR", str(tmp_path / "cache"))
     sources = tmp_path / "sources"
