@@ -15,9 +15,13 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check \
 	--constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 PACKAGES := app worker models migrations
 PYTEST := $(BIN)/python -m pytest
+# Test processes side by side; files stay whole, so that what a file sets up is set up once.
+TEST_PROCESSES ?= 2
+PARALLEL := -n $(TEST_PROCESSES) --dist loadfile
 
-.PHONY: help setup demo test test-all faults fuzz check check-deploy check-image format openapi sdk-types \
-	bench-main bench-timing bench-fanout bench-service bench-flat clean
+.PHONY: help setup demo test test-all faults fuzz contract check check-deploy check-image format openapi sdk-types \
+	bench-main bench-toolbox bench-language-model bench-export bench-timing bench-schedules bench-fanout \
+	bench-analysis bench-service bench-attention bench-flat clean
 
 help: ## List the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,10 +44,10 @@ demo: setup ## Run the main job with everything embedded; results in out/demo
 	@$(BIN)/python examples/demo.py
 
 test: setup ## Run the tests that every change must pass
-	@$(PYTEST) -q -m "not slow and not gpu"
+	@$(PYTEST) -q $(PARALLEL) -m "not slow and not gpu"
 
 test-all: setup ## Run every test, the slow ones too
-	@$(PYTEST) -q
+	@$(PYTEST) -q $(PARALLEL)
 
 faults: setup ## Kill, stop, cut and fill up: the fault suite on SQLite, and on Postgres where it is installed
 	@$(PYTEST) -q -m "not gpu" tests/faults tests/models/test_lifecycle_machine.py
@@ -52,6 +56,13 @@ FUZZ_EXAMPLES ?= 5000
 
 fuzz: setup ## Send spoiled requests, specs, archives and data; says how many
 	@AXFORGE_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTEST) -q tests/fuzz
+
+PAIRS ?= 2000
+FIRST ?= 0
+WORKERS ?= 1
+
+contract: setup ## Hold the law of the engine on random pairs of architecture and recipe; says how many
+	@$(BIN)/python -m tests.contract.run --first $(FIRST) --pairs $(PAIRS) --workers $(WORKERS) --write
 
 check: setup ## Lint, types, import contracts, OpenAPI snapshot, settings, migrations
 	@$(BIN)/ruff check .
@@ -85,12 +96,27 @@ sdk-types: setup ## Generate the client's types from docs/openapi.json
 bench-main: setup ## Measure the main job on three data sets; results in bench/results/main.json
 	@$(BIN)/python -m bench.main
 
+bench-toolbox: setup ## Measure every approximation on MiniLM and two tasks; results in bench/results/toolbox.json
+	@$(BIN)/python -m bench.toolbox
+
+bench-export: setup ## Measure time and memory of slicing and every export of MiniLM; results in bench/results/export.json
+	@$(BIN)/python -m bench.export
+
+bench-language-model: setup ## Train a small language model and make it smaller; results in bench/results/language_model.json
+	@$(BIN)/python -m bench.language_model
+
 bench-timing: setup ## Measure which statistic of times repeats best here; results in bench/results/timing.json
 	@$(BIN)/python -m bench.timing
+bench-schedules: setup ## Recover one structure in several ways in the same time; results in bench/results/schedules.json
+	@$(BIN)/python -m bench.schedules
 bench-fanout: setup ## Measure the weighing of elements on one worker and on two; results in bench/results/fanout.json
 	@$(BIN)/python -m bench.fanout
+bench-analysis: setup ## Measure estimators, races and reconstruction; results in bench/results/analysis.json
+	@$(BIN)/python -m bench.analysis
 bench-service: setup ## Measure the API: throughput, streams, recovery, large files; results in bench/results/service.json
 	@$(BIN)/python -m bench.service
+bench-attention: setup ## Measure sparse attention against dense by length; results in bench/results/attention.json
+	@$(BIN)/python -m bench.attention
 bench-flat: setup ## Measure claims and lists at 1,000 and 1,000,000 jobs; part of bench/results/service.json
 	@$(BIN)/python -m bench.flat
 

@@ -19,7 +19,6 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer, SecurityScopes
 from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
-from starlette.concurrency import run_in_threadpool
 
 from app.audit import repository as audit
 from app.caller import Caller
@@ -169,7 +168,7 @@ class _LetIn(HTTPBearer):
         request.state.answer_headers = await rates.admit(request, caller.key_id or caller.tenant)
         for scope in scopes.scopes:
             if scope not in caller.scopes:
-                await run_in_threadpool(door.deny, request, "missing_scope", caller.tenant, caller.key_id)
+                await context.threads.write(door.deny, request, "missing_scope", caller.tenant, caller.key_id)
                 raise MissingScope(
                     f"The API key lacks the scope `{scope}`.",
                     remedy=f"Use a key that has it. This one has: {', '.join(sorted(caller.scopes))}.",

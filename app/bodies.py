@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn, TypeVar
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from app.pointers import body_problems
-from app.problems import InvalidRequest, MalformedBody, TooLarge, UnsupportedMediaType
+from app.problems import BodyStalled, InvalidRequest, MalformedBody, TooLarge, UnsupportedMediaType
 
 Model = TypeVar("Model", bound=BaseModel)
 JSON_TYPES = ("application/json",)
@@ -31,12 +32,13 @@ async def bounded_chunks(request: Request, max_bytes: int) -> AsyncIterator[byte
     Raises:
         TooLarge: it is longer than `max_bytes`, or says that it will be.
         MalformedBody: the client went away before its end.
+        BodyStalled: nothing more of it came for too long.
     """
     if (announced_length(request) or 0) > max_bytes:
         raise _too_large(max_bytes)
     received = 0
     try:
-        async for chunk in request.stream():
+        async for chunk in _unless_stalled(request.stream(), request.app.state.context.api.body_idle_seconds):
             received += len(chunk)
             if received > max_bytes:
                 raise _too_large(max_bytes)
@@ -81,6 +83,23 @@ def validated(model: type[Model], document: Any) -> Model:
         raise InvalidRequest(
             f"{where}{problems[0].detail}{more}", remedy=problems[0].remedy, errors=problems
         ) from error
+
+
+async def _unless_stalled(chunks: AsyncIterator[bytes], seconds: float) -> AsyncIterator[bytes]:
+    """`chunks` as they come, each within `seconds`: who holds a place and sends nothing loses it."""
+    while True:
+        try:
+            async with asyncio.timeout(seconds):
+                chunk = await anext(chunks, None)
+        except TimeoutError as error:
+            raise BodyStalled(
+                f"Nothing more of the body came for {seconds:g} seconds.",
+                remedy="Send it again, whole.",
+                headers={"Connection": "close"},
+            ) from error
+        if chunk is None:
+            return
+        yield chunk
 
 
 def parse_json(raw: bytes) -> Any:

@@ -13,25 +13,16 @@ from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
-from starlette.routing import Match
 
+from app.methods import allowed_methods
 from app.pointers import FieldProblem, parameter_problems
+from app.quota_state import QuotaState
 from models.database import UNANSWERED
 from models.store import StoreError
 
 MEDIA_TYPE = "application/problem+json"
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 log = structlog.get_logger(__name__)
-
-
-class QuotaState(BaseModel):
-    """The limit that a request met."""
-
-    name: str = Field(examples=["queued_jobs"])
-    limit: int | float = Field(description="What the tenant may have.")
-    used: int | float = Field(description="What it has.")
-    asked: int | None = Field(None, description="What the request would have added, where that is known.")
 
 
 class ProblemDocument(BaseModel):
@@ -106,6 +97,13 @@ class MethodNotAllowed(Problem):
     status, code, title = 405, "method_not_allowed", "The method is not allowed here"
 
 
+class BodyStalled(Problem):
+    """The client stopped sending in the middle of the body."""
+
+    status, code, title = 408, "body_stalled", "The body stopped coming"
+    retryable = True
+
+
 class JobDone(Problem):
     """The job has ended, so it cannot be cancelled."""
 
@@ -116,6 +114,12 @@ class JobNotDone(Problem):
     """The job has not ended, so it cannot be deleted."""
 
     status, code, title = 409, "job_not_done", "The job has not ended"
+
+
+class JobNotSucceeded(Problem):
+    """The job has not ended well, so nothing can be exported of it."""
+
+    status, code, title = 409, "job_not_succeeded", "The job has not succeeded"
 
 
 class IdempotencyKeyInUse(Problem):
@@ -177,6 +181,12 @@ class InvalidUpload(Problem):
     """The uploaded bytes are not what was announced."""
 
     status, code, title = 422, "invalid_upload", "The upload cannot be used"
+
+
+class CandidateNotTrained(Problem):
+    """The candidate has a recipe and no weights of its own."""
+
+    status, code, title = 422, "candidate_not_trained", "The candidate was never trained"
 
 
 class IdempotencyKeyReused(Problem):
@@ -361,7 +371,7 @@ def _from_http(request: Request, error: HTTPException) -> Problem:
             f"Nothing is served at {request.url.path}.", remedy="See /openapi.json for the paths."
         )
     if error.status_code == 405:
-        allowed = _allowed_methods(request)
+        allowed = allowed_methods(request)
         return MethodNotAllowed(
             f"{request.method} is not allowed on {request.url.path}.",
             remedy=f"Allowed: {allowed}.",
@@ -372,14 +382,3 @@ def _from_http(request: Request, error: HTTPException) -> Problem:
     if 400 <= error.status_code < 500:
         return MalformedBody(str(error.detail))
     return unexpected()
-
-
-def _allowed_methods(request: Request) -> str:
-    """Of all routes at this path; the router itself names those of the first one only."""
-    routes = request.app.router.routes
-    scopes = {method: {**request.scope, "method": method} for method in METHODS}
-    return ", ".join(
-        method
-        for method, scope in scopes.items()
-        if any(route.matches(scope)[0] is Match.FULL for route in routes)
-    )

@@ -35,6 +35,9 @@ class ApiSettings(BaseSettings):
 
     auth: Auth = Field(Auth.AUTO, description="Who is served before the first API key.")
     spec_max_bytes: int = Field(256 * 1024, ge=1, description="Largest body of POST /v1/jobs.")
+    body_idle_seconds: float = Field(
+        60.0, gt=0, description="A request whose body stops coming for so long is ended (408)."
+    )
     upload_concurrency: int = Field(
         8, ge=1, description="Uploads received at the same time; half of them at most of one tenant."
     )

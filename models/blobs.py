@@ -32,13 +32,13 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from sqlalchemy import ColumnElement, exists, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from models.artifact import Artifact
 from models.blob import BlobRow, Garbage
 from models.checkpoint import checkpoint_folder
 from models.database import Database, after, now
+from models.statements import insert_into
 from models.store import Blob, blob_key
 from models.upload import Upload
 
@@ -60,7 +60,7 @@ def reserver(database: Database, grace_hours: float) -> Callable[[Blob], Blob]:
 def reserve(session: Session, blob: Blob, grace_hours: float) -> Blob:
     """Announce that the bytes are about to be stored and referred to."""
     look = after(session, grace_hours * 3600)
-    statement = _insert(session, BlobRow).values(
+    statement = insert_into(session, BlobRow).values(
         sha256=blob.sha256, generation=blob.generation, check_at=look
     )
     on_file = statement.on_conflict_do_update(index_elements=[BlobRow.sha256], set_={"check_at": look})
@@ -70,7 +70,7 @@ def reserve(session: Session, blob: Blob, grace_hours: float) -> Blob:
 
 def attach(session: Session, blob: Blob) -> None:
     """A row that refers to the bytes is being added in this transaction. Raises BlobLost."""
-    statement = _insert(session, BlobRow).values(
+    statement = insert_into(session, BlobRow).values(
         sha256=blob.sha256, generation=blob.generation, check_at=None
     )
     still_ours = statement.on_conflict_do_update(
@@ -130,7 +130,7 @@ def give_up_unknown(session: Session, keys: Iterable[str]) -> list[str]:
         if digest not in known:
             # From now on the digest has a row, so that whoever stores it meanwhile gets a new key.
             added = (
-                _insert(session, BlobRow)
+                insert_into(session, BlobRow)
                 .values(sha256=digest, generation=generation + 1, check_at=now(session))
                 .on_conflict_do_nothing()
                 .returning(BlobRow.sha256)
@@ -147,7 +147,7 @@ def discard(session: Session, keys: Collection[str]) -> None:
     """Have the collector delete these keys, or folders that end in `/`."""
     for key in keys:
         session.execute(
-            _insert(session, Garbage).values(key=key, due_at=now(session)).on_conflict_do_nothing()
+            insert_into(session, Garbage).values(key=key, due_at=now(session)).on_conflict_do_nothing()
         )
 
 
@@ -176,9 +176,3 @@ def _parse(key: str) -> tuple[str, int] | None:
     if len(digest) != 64 or not (generation or "0").isdigit():
         return None
     return digest, int(generation or 0)
-
-
-def _insert(session: Session, table: type[BlobRow] | type[Garbage]) -> postgresql.Insert | sqlite.Insert:
-    if session.get_bind().dialect.name == "postgresql":
-        return postgresql.insert(table)
-    return sqlite.insert(table)

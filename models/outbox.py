@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from pydantic_core import to_jsonable_python
-from sqlalchemy import Boolean, ColumnElement, case, delete, func, literal_column, or_, select, update
+from sqlalchemy import Boolean, ColumnElement, case, func, literal_column, or_, select, update
 from sqlalchemy.orm import Session
 
 from models import tally
@@ -23,6 +23,7 @@ from models.artifact import Artifact
 from models.base import utc_now
 from models.database import after, now
 from models.job import Job
+from models.statements import remove_oldest
 from models.webhook import DeliveryStatus, Webhook, WebhookDelivery, WebhookEvent
 
 # About a day: 5 s, 20 s, 80 s, 5 min, 21 min, 1.4 h, 5.7 h, then every 6 h.
@@ -184,19 +185,8 @@ def resume(session: Session, webhook: Webhook) -> None:
 
 def forget(session: Session, days: float, limit: int = FORGOTTEN_AT_ONCE) -> int:
     """Remove deliveries older than they are listed, the oldest first. Returns how many."""
-    old = (
-        select(WebhookDelivery.id)
-        .where(WebhookDelivery.created_at < after(session, -days * 86400))
-        .order_by(WebhookDelivery.created_at)
-        .limit(limit)
-    )
-    forgotten = (
-        delete(WebhookDelivery)
-        .where(WebhookDelivery.id.in_(old.with_for_update(skip_locked=True)))
-        .returning(WebhookDelivery.id)
-        .execution_options(synchronize_session=False)
-    )
-    return len(session.scalars(forgotten).all())
+    before = after(session, -days * 86400)
+    return remove_oldest(session, (WebhookDelivery.id,), WebhookDelivery.created_at, before, limit)
 
 
 def delay_before(failures: int, jitter: float) -> float:

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, bindparam, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from models.database import now
@@ -16,6 +15,7 @@ from models.minutes import WINDOW_DAYS as WINDOW_DAYS
 from models.minutes import used_seconds
 from models.quota import UNLIMITED, ComputeUse, TenantQuota
 from models.settings import Settings
+from models.statements import insert_into
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ def run_seconds(session: Session, job_id: str, attempt: int) -> float:
 
 def charge(session: Session, tenant: str, seconds: float) -> None:
     """Add to what the tenant's runs took today."""
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    row = insert(ComputeUse).values(tenant=tenant, day=_moment(session).date(), seconds=seconds)
+    row = insert_into(session, ComputeUse).values(tenant=tenant, day=_moment(session).date(), seconds=seconds)
     session.execute(
         row.on_conflict_do_update(
             index_elements=[ComputeUse.tenant, ComputeUse.day],

@@ -11,21 +11,23 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Delete, Row, and_, case, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, Delete, Row, and_, case, delete, select, update
 from sqlalchemy.orm import Session
 
-from models import blobs, usage
+from models import blobs, exporting, usage
 from models.artifact import Artifact
 from models.audit import AuditEvent
 from models.checkpoint import Checkpoint
 from models.database import after, now
 from models.event import Event
 from models.idempotency import IdempotencyKey
-from models.job import TERMINAL, Job
+from models.job import TERMINAL, Job, JobStatus
 from models.shard import Shard
+from models.statements import remove_oldest
 from models.upload import JobUpload, Upload
 
 BATCH = 100
+LOOK_AGAIN_HOURS = 1.0  # at a state that is past its time, and in use
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,14 @@ class Keeping:
     idempotency_hours: float
     audit_days: float
     """0: for ever."""
+    state_days: float = 0.0
 
 
 def sweep_jobs(session: Session, keeping: Keeping, limit: int = BATCH) -> list[str]:
-    """Clear away what ended jobs need no longer: checkpoints at once, files and events in their time.
+    """Clear away what ended jobs need no longer: checkpoints, files and events in their time.
+
+    Checkpoints of jobs that succeeded are kept for `state_days`, and for as long as a job goes on from them;
+    others go at once.
 
     Returns the ids of the jobs looked at.
     """
@@ -48,15 +54,17 @@ def sweep_jobs(session: Session, keeping: Keeping, limit: int = BATCH) -> list[s
     due = select(Job).where(Job.sweep_at <= now(session)).order_by(Job.sweep_at).limit(limit)
     jobs = session.scalars(due.with_for_update(skip_locked=True)).all()
     ids = [job.id for job in jobs]
-    blobs.discard_checkpoints(session, [job.id for job in jobs if job.attempt > 0])
-    _run(session, delete(Checkpoint).where(Checkpoint.job_id.in_(ids)))
+    needed = _states_needed(session, jobs, keeping, moment)
+    stateless = [job.id for job in jobs if job.id not in needed]
+    blobs.discard_checkpoints(session, [job.id for job in jobs if job.attempt > 0 and job.id not in needed])
+    _run(session, delete(Checkpoint).where(Checkpoint.job_id.in_(stateless)))
     _run(session, delete(Shard).where(Shard.job_id.in_(ids)))
     release_uploads(session, ids, keeping.upload_days)
     drop_artifacts(session, [job.id for job in jobs if _is_past(job.expires_at, moment)])
     silent = [job for job in jobs if _is_past(_events_end(job, keeping), moment)]
     _run(session, delete(Event).where(Event.job_id.in_([job.id for job in silent])))
     for job in jobs:
-        ends = (_events_end(job, keeping), job.expires_at)
+        ends = (_events_end(job, keeping), job.expires_at, needed.get(job.id))
         job.sweep_at = min((end for end in ends if end is not None and end > moment), default=None)
     return ids
 
@@ -76,39 +84,17 @@ def expire_uploads(session: Session, keeping: Keeping, limit: int = BATCH) -> li
 
 def forget_idempotency_keys(session: Session, keeping: Keeping, limit: int = BATCH) -> int:
     """Remove keys older than they are promised to be kept. Returns how many."""
-    key = tuple_(IdempotencyKey.tenant, IdempotencyKey.key)
-    old = (
-        select(IdempotencyKey.tenant, IdempotencyKey.key)
-        .where(IdempotencyKey.created_at < after(session, -keeping.idempotency_hours * 3600))
-        .order_by(IdempotencyKey.created_at)
-        .limit(limit)
-    )
-    forgotten = (
-        delete(IdempotencyKey)
-        .where(key.in_(old.with_for_update(skip_locked=True)))
-        .returning(IdempotencyKey.key)
-        .execution_options(synchronize_session=False)
-    )
-    return len(session.scalars(forgotten).all())
+    key = IdempotencyKey.tenant, IdempotencyKey.key
+    before = after(session, -keeping.idempotency_hours * 3600)
+    return remove_oldest(session, key, IdempotencyKey.created_at, before, limit)
 
 
 def forget_audit_events(session: Session, keeping: Keeping, limit: int = BATCH) -> int:
     """Remove audit events older than they are kept. Returns how many."""
     if keeping.audit_days == 0:
         return 0
-    old = (
-        select(AuditEvent.id)
-        .where(AuditEvent.at < _days(session, -keeping.audit_days))
-        .order_by(AuditEvent.at)
-        .limit(limit)
-    )
-    forgotten = (
-        delete(AuditEvent)
-        .where(AuditEvent.id.in_(old.with_for_update(skip_locked=True)))
-        .returning(AuditEvent.id)
-        .execution_options(synchronize_session=False)
-    )
-    return len(session.scalars(forgotten).all())
+    before = _days(session, -keeping.audit_days)
+    return remove_oldest(session, (AuditEvent.id,), AuditEvent.at, before, limit)
 
 
 def remove_uploads(session: Session, ids: Collection[str]) -> None:
@@ -163,6 +149,28 @@ def _give_up_bytes(session: Session, removed: Iterable[Row[str, str, int]]) -> N
         usage.add(session, tenant, -size)
         digests.append(sha256)
     blobs.detach(session, digests)
+
+
+def _states_needed(
+    session: Session, jobs: Collection[Job], keeping: Keeping, moment: datetime
+) -> dict[str, datetime]:
+    """When to look again at those of the jobs whose checkpoints are to stay, by their ids."""
+    candidates = [job for job in jobs if job.status is JobStatus.SUCCEEDED and job.finished_at is not None]
+    ends = {job.id: _state_end(job, keeping) for job in candidates}
+    in_use = set(session.scalars(select(Job.id).where(Job.id.in_(ends), exporting.under_way(Job.id))))
+    later = moment + timedelta(hours=LOOK_AGAIN_HOURS)
+    return {
+        job_id: end if end > moment else later
+        for job_id, end in ends.items()
+        if end > moment or job_id in in_use
+    }
+
+
+def _state_end(job: Job, keeping: Keeping) -> datetime:
+    """No later than the job's files."""
+    assert job.finished_at is not None
+    end = job.finished_at + timedelta(days=keeping.state_days)
+    return end if job.expires_at is None else min(end, job.expires_at)
 
 
 def _events_end(job: Job, keeping: Keeping) -> datetime | None:

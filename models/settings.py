@@ -70,6 +70,12 @@ class Settings(BaseSettings):
     artifact_days: float | None = Field(
         None, gt=0, description="Files of jobs that succeed from now on are kept so long; default: for ever."
     )
+    state_days: float = Field(
+        7.0,
+        ge=0,
+        description="The state of a job that succeeded is kept so long, so that other candidates of it can "
+        "be exported; 0: not at all.",
+    )
     event_days: float = Field(90.0, gt=0, description="Events are kept so long after the job's end.")
     audit_days: float = Field(400.0, ge=0, description="Audit events are kept so long; 0: for ever.")
     blob_grace_hours: float = Field(24.0, gt=0, description="A broken-off write is cleared away after this.")

@@ -6,6 +6,7 @@ from models.audit import AuditEvent
 from models.base import Base
 from models.blob import BlobRow, Garbage
 from models.candidate import CandidateRow
+from models.candidate_export import CandidateExport
 from models.checkpoint import Checkpoint
 from models.event import Event
 from models.idempotency import IdempotencyKey
@@ -22,6 +23,7 @@ __all__ = [
     "AuditEvent",
     "Base",
     "BlobRow",
+    "CandidateExport",
     "CandidateRow",
     "Checkpoint",
     "ComputeUse",

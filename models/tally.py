@@ -11,10 +11,10 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from sqlalchemy import Float, String, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base
+from models.statements import insert_into
 
 BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 """Upper bounds of the histograms, in seconds: from a stage of a tiny model to a day."""
@@ -56,9 +56,8 @@ def write(session: Session) -> None:
     must neither be waited for in a circle nor for long.
     """
     pending: dict[Key, float] = session.info.pop(_PENDING, {})
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     for (name, label, part), value in sorted(pending.items()):
-        added = insert(Tally).values(name=name, label=label, part=part, value=value)
+        added = insert_into(session, Tally).values(name=name, label=label, part=part, value=value)
         session.execute(
             added.on_conflict_do_update(
                 index_elements=[Tally.name, Tally.label, Tally.part],

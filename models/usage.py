@@ -8,12 +8,12 @@ processes of a version without the counter were at work during an upgrade.
 from __future__ import annotations
 
 from sqlalchemy import func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from models.artifact import Artifact
 from models.job import Job
 from models.quota import StoredUse
+from models.statements import insert_into
 from models.upload import Upload
 
 _PENDING = "stored_use"
@@ -33,7 +33,7 @@ def write(session: Session) -> None:
     """
     pending: dict[str, int] = session.info.pop(_PENDING, {})
     for tenant, size in sorted(pending.items()):
-        added = _insert(session).values(tenant=tenant, bytes=size)
+        added = insert_into(session, StoredUse).values(tenant=tenant, bytes=size)
         session.execute(
             added.on_conflict_do_update(
                 index_elements=[StoredUse.tenant],
@@ -63,7 +63,7 @@ def recount(session: Session, tenant: str) -> int:
     it is committed. So who has locked the row sees the files of all that have counted, and none of those
     that have not: the sum is begun after the lock, and is exact whatever else goes on.
     """
-    session.execute(_insert(session).values(tenant=tenant, bytes=0).on_conflict_do_nothing())
+    session.execute(insert_into(session, StoredUse).values(tenant=tenant, bytes=0).on_conflict_do_nothing())
     locked = select(StoredUse.bytes).where(StoredUse.tenant == tenant).with_for_update()
     counted = session.scalars(locked).one()
     held = _sum(session, tenant)
@@ -81,9 +81,3 @@ def _sum(session: Session, tenant: str) -> int:
         .where(Job.tenant == tenant)
     )
     return int(session.execute(select(uploads.scalar_subquery() + artifacts.scalar_subquery())).scalar_one())
-
-
-def _insert(session: Session) -> postgresql.Insert | sqlite.Insert:
-    if session.get_bind().dialect.name == "postgresql":
-        return postgresql.insert(StoredUse)
-    return sqlite.insert(StoredUse)

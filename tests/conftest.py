@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-# Before torch and ONNX Runtime are imported anywhere: two threads are enough for tiny models, and
-# the same number of threads gives the same sums.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Before torch and ONNX Runtime are imported anywhere: two threads are enough for tiny models, one where
+# test processes run side by side, and the same number of threads gives the same sums.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tests call the service from nowhere in particular and without a key; those about keys say so.
 os.environ.setdefault("AXFORGE_API_AUTH", "open")

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from models.spec import JobSpec
+from models.spec import APPROXIMATIONS, DEFAULT_APPROXIMATIONS, JobSpec
 
 ROOT = Path(__file__).parent.parent
 ROW = re.compile(r"^\| `([\w.]+)` \| (.+?) \| .+ \|$", re.MULTILINE)
@@ -32,7 +32,8 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str
         if field.is_required():
             default = "*required*"
         elif name == "approximations":
-            default = "all of them"
+            missing = [f"`{name}`" for name in APPROXIMATIONS if name not in DEFAULT_APPROXIMATIONS]
+            default = f"all but {', '.join(missing)}"
         elif name == "metric":
             default = "the task's first"
         elif nested is not None:

@@ -57,6 +57,63 @@ def save_tiny_model(
     return folder
 
 
+def save_tiny_decoder(
+    folder: Path,
+    texts: Iterable[str],
+    *,
+    architecture: str = "llama",
+    layers: int = 3,
+    hidden: int = 64,
+    heads: int = 4,
+    channels: int = 128,
+    vocabulary: int = 400,
+    positions: int = 80,
+    seed: int = 0,
+) -> Path:
+    """Save a language model with tied embeddings, and a tokenizer learned from `texts`, to `folder`."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = byte_pair_tokenizer(texts, vocabulary)
+    width = {"gpt2": "n_inner", "opt": "ffn_dim"}.get(architecture, "intermediate_size")
+    shared = {} if architecture in ("gpt2", "opt") else {"num_key_value_heads": heads // 2}
+    config = AutoConfig.for_model(
+        architecture,
+        vocab_size=len(tokenizer),
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        max_position_embeddings=positions,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+        **{width: channels, **shared},
+    )
+    torch.manual_seed(seed)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def byte_pair_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+    """A GPT-2-style tokenizer, which frames texts by nothing and has no padding token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    end = "<|endoftext|>"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[end],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end)
+
+
 def wordpiece_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     """A lower-casing BERT-style tokenizer (`[CLS] a [SEP]`, `[CLS] a [SEP] b [SEP]`)."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers

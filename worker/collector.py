@@ -14,11 +14,12 @@ from typing import Annotated
 
 import structlog
 import typer
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from models import blobs, retention, usage
 from models.blob import Garbage
+from models.checkpoint import Checkpoint
 from models.database import Database, after, now
 from models.job import TERMINAL, Job
 from models.retention import Keeping
@@ -131,6 +132,7 @@ def _expire(session: Session, keeping: Keeping) -> Counts:
 
 def _keeping(settings: Settings) -> Keeping:
     return Keeping(
+        state_days=settings.state_days,
         upload_days=settings.upload_days,
         event_days=settings.event_days,
         idempotency_hours=settings.idempotency_hours,
@@ -167,7 +169,8 @@ def _give_up_strays(session: Session, keys: list[str]) -> list[str]:
     """Objects that no row names: of given up blobs, and checkpoints of jobs that are done or deleted."""
     shared = [key for key in keys if key.startswith("sha256/")]
     job_ids = {key.split("/")[1] for key in keys if key.startswith("checkpoint/")}
-    alive = set(session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.status.not_in(TERMINAL))))
+    kept = or_(Job.status.not_in(TERMINAL), exists().where(Checkpoint.job_id == Job.id))
+    alive = set(session.scalars(select(Job.id).where(Job.id.in_(job_ids), kept)))
     return [
         *blobs.give_up_unknown(session, shared),
         *blobs.discard_checkpoints(session, sorted(job_ids - alive)),

@@ -34,6 +34,7 @@ from worker.engine.crew import Crew
 from worker.engine.errors import DiskFull, EngineError, SourceError, Stopped, is_disk_full
 from worker.engine.memory import wanted_memory
 from worker.engine.reporting import Reporter
+from worker.exporting import ForeignState, origin_of
 from worker.inputs import Inputs
 from worker.reporter import DatabaseReporter
 from worker.spans import StageSpans
@@ -123,13 +124,12 @@ class _Attempt:
     def _run(self, engine: Engine) -> None:
         job = self._load()
         store = open_store(self._settings.store, spool=self._settings.data_dir / "spool")
-        checkpoints = Checkpoints(self._database, store, self._job_id, self._attempt, self._folder)
+        checkpoints, spec = self._checkpoints(store), JobSpec.model_validate(job.spec)
         reporter = DatabaseReporter(self._database, self._job_id, self._attempt, checkpoints)
         signal.signal(signal.SIGTERM, lambda *_: reporter.stop())
         restored = checkpoints.restore()
         if restored:
             reporter.event("run.restored", "The run goes on from files of another machine.", files=restored)
-        spec = JobSpec.model_validate(job.spec)
         inputs = Inputs(self._database, store, self._settings, job.tenant, self._folder / "inputs")
         with StageSpans(reporter) as traced:
             crew = QueueCrew(
@@ -141,8 +141,15 @@ class _Attempt:
                 device=spec.target.device,
                 check=traced.check,
             )
-            result = engine(inputs.resolve(spec), checkpoints.folder, traced, crew)
+            # An export reads no sources again: what it needs of them is in the state.
+            resolved = spec if isinstance(checkpoints, ForeignState) else inputs.resolve(spec)
+            result = engine(resolved, checkpoints.folder, traced, crew)
         self._deliver(store, reporter, result, job.spec_digest)
+
+    def _checkpoints(self, store: Store) -> Checkpoints:
+        mine = self._database, store, self._job_id, self._attempt, self._folder
+        origin = origin_of(self._database, self._job_id)
+        return Checkpoints(*mine) if origin is None else ForeignState(*mine, origin)
 
     def _load(self) -> Job:
         job = self._patiently(lambda session: session.get(Job, self._job_id))

@@ -21,6 +21,11 @@ class Candidate(Resource):
     measurements: dict[str, Any]
     accepted: bool
     reason: str = Field(description="Why it was accepted or refused.")
+    on_front: bool = Field(
+        description="No other measured candidate so far is as accurate, as small and as fast, and better in "
+        "one of these. False of candidates whose time is only predicted."
+    )
+    export_job_id: str | None = Field(description="The job that exports it, where that was asked for.")
     created_at: datetime
 
 

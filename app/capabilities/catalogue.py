@@ -13,10 +13,12 @@ from models.spec import (
     LowRankFfn,
     PruneBlocks,
     PruneHeads,
+    PruneHidden,
     PruneLayers,
     PruneVocabulary,
     PruneWeightGroups,
     Quantize,
+    SignMatchingAttention,
     StrategyName,
 )
 from models.spec.base import Document
@@ -41,14 +43,17 @@ APPROXIMATIONS: dict[ApproximationName, Approximation] = {
     "prune_blocks": Approximation(PruneBlocks, "block", ("speed", "size", "accuracy")),
     "prune_heads": Approximation(PruneHeads, "head", ("speed", "size", "accuracy")),
     "prune_weight_groups": Approximation(PruneWeightGroups, "weight group", ("speed", "size", "accuracy")),
+    "prune_hidden": Approximation(PruneHidden, "hidden dimension", ("speed", "size")),
     "prune_vocabulary": Approximation(PruneVocabulary, "vocabulary row", ("size",)),
     "low_rank_embeddings": Approximation(LowRankEmbeddings, "word embedding", ("size",)),
     "low_rank_ffn": Approximation(LowRankFfn, "layer", ("speed", "size")),
-    "hard_attention": Approximation(HardAttention, "layer", ("accuracy",)),
+    "hard_attention": Approximation(HardAttention, "head", ("accuracy",)),
+    "sign_matching_attention": Approximation(SignMatchingAttention, "head", ("accuracy",)),
     "quantize": Approximation(Quantize, "model", ("speed", "size"), ("onnxruntime",)),
 }
 
 STRATEGIES: dict[StrategyName, str] = {
     "axformer": "Finds what the task does not need by leaving it out, coarse parts first. The accuracy focus "
-    "removes what hinders; the speed and size focuses remove what costs least for what it saves.",
+    "removes what hinders; the others remove what costs least for what it saves.",
+    "auto": "Searches as axformer does, then decides whether the structure needs training, and says why.",
 }

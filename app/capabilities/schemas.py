@@ -54,6 +54,7 @@ class Capabilities(Resource):
     metrics: list[str]
     task_metrics: dict[str, list[str]] = Field(description="What each task is scored by, the default first.")
     architectures: list[str] = Field(description="`model_type`s of base models.")
+    task_architectures: dict[str, list[str]] = Field(description="Those that serve each task.")
     approximations: list[ApproximationInfo]
     strategies: list[StrategyInfo]
     stages: list[str]

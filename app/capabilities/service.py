@@ -15,7 +15,7 @@ from app.jobs.plan import may_name_paths
 from app.uploads.kinds import ENDINGS
 from app.version import VERSION
 from models.spec import TASK_METRICS, Budget, ExportName, Focus, JobSpec, MetricName, Target, TaskName
-from models.spec.capabilities import ARCHITECTURES
+from models.spec.capabilities import ARCHITECTURES, architectures_of
 from models.spec.sources import ORIGINS
 from models.upload import UploadKind
 
@@ -29,6 +29,7 @@ def capabilities(context: Context, caller: Caller) -> Capabilities:
         metrics=list(get_args(MetricName)),
         task_metrics={task: list(metrics) for task, metrics in TASK_METRICS.items()},
         architectures=list(ARCHITECTURES),
+        task_architectures={task: list(architectures_of(task)) for task in get_args(TaskName)},
         approximations=[_approximation(name, known) for name, known in APPROXIMATIONS.items()],
         strategies=[
             StrategyInfo(name=name, description=text, focuses=list(get_args(Focus)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from app.artifacts import repository as artifacts
@@ -24,7 +24,7 @@ from app.jobs.watch import JobState
 from app.pages import Position, cut, decode_cursor
 from app.problems import JobDone, JobNotDone, unknown_job
 from app.quotas.service import check_may_queue
-from models import lifecycle, retention
+from models import exporting, lifecycle, retention
 from models.artifact import Artifact
 from models.job import TERMINAL, JobStatus
 from models.job import Job as JobRow
@@ -129,7 +129,7 @@ def delete(context: Context, caller: Caller, job_id: str) -> None:
     """Forget a job that has ended, with its events, candidates and files.
 
     Raises:
-        JobNotDone: it is queued or running.
+        JobNotDone: it is queued or running, or a candidate of it is being exported.
     """
     with context.database.transaction() as session:
         row = repository.lock(session, caller.tenant, job_id)
@@ -139,6 +139,11 @@ def delete(context: Context, caller: Caller, job_id: str) -> None:
             raise JobNotDone(
                 f"The job is {row.status.value}.",
                 remedy=f"Cancel it (POST /v1/jobs/{job_id}/cancel), wait until it is done, then delete it.",
+            )
+        if session.execute(select(exporting.under_way(job_id))).scalar_one():
+            raise JobNotDone(
+                "A candidate of the job is being exported.",
+                remedy="Wait for the jobs that its candidates name as export_job_id, or cancel them.",
             )
         audit.record(session, caller, "job.deleted", job_id)
         retention.remove_job(session, row, context.settings.upload_days)

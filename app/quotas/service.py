@@ -7,7 +7,8 @@ from typing import Literal
 from sqlalchemy.orm import Session
 
 from app.context import Context
-from app.problems import ComputeQuotaExceeded, QueueQuotaExceeded, QuotaState, StorageQuotaExceeded
+from app.problems import ComputeQuotaExceeded, QueueQuotaExceeded, StorageQuotaExceeded
+from app.quota_state import QuotaState
 from app.quotas.schemas import Quota, Quotas
 from models import quotas, usage
 from models.job import JobStatus

@@ -15,13 +15,15 @@ DEVICES: tuple[Device, ...] = get_args(Device)
 class AccuracyConstraint(Document):
     """Bounds on the task metric, against the dense model measured in the same run.
 
-    Relative drop is (dense - optimized) / |dense|; positive means worse.
+    Relative drop is (dense - optimized) / |dense|, and of a metric of which less is better (perplexity)
+    (optimized - dense) / |dense|; positive means worse.
     """
 
     max_relative_drop: float | None = Field(None, ge=0.0, lt=1.0)
     max_absolute_drop: float | None = Field(None, ge=0.0)
-    min: float | None = Field(None, description="Lowest metric value allowed.")
-    min_gain: float | None = Field(None, ge=0.0, description="Optimized minus dense, at least.")
+    min: float | None = Field(None, description="Lowest value allowed, of a metric of which more is better.")
+    max: float | None = Field(None, description="Highest value allowed, of a metric of which less is better.")
+    min_gain: float | None = Field(None, ge=0.0, description="By how much the metric gets better, at least.")
     confidence: Literal["point"] | float = Field(
         "point",
         description="`point` judges the measured value; 0.95 judges that end of the paired interval.",
@@ -61,9 +63,14 @@ class Constraints(Document):
     accuracy: AccuracyConstraint = AccuracyConstraint()
     size: SizeConstraint = SizeConstraint()
     speed: SpeedConstraint = SpeedConstraint()
+    loadable: Literal["native"] | None = Field(
+        None,
+        description="`native`: plain `from_pretrained` of transformers loads the safetensors folder, so that "
+        "only whole layers, equal numbers of FFN channels in all layers and vocabulary rows go.",
+    )
 
 
-Focus = Literal["speed", "size", "accuracy"]
+Focus = Literal["speed", "size", "balanced", "accuracy"]
 
 
 class Target(Document):

@@ -10,23 +10,43 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator, 
 
 from models.spec.base import Document
 from models.spec.constraints import Budget, Constraints, Focus, Target
+from models.spec.significance import SignificanceOptions
 from models.spec.sources import DatasetSource, ModelSource
-from models.spec.tasks import TASK_COLUMNS, TASK_METRICS, TASKS, MetricName, TaskName
+from models.spec.tasks import (
+    LOWER_IS_BETTER,
+    TASK_COLUMNS,
+    TASK_METRICS,
+    TASKS,
+    TORCH_EXPORT_TASKS,
+    MetricName,
+    TaskName,
+)
 
-StrategyName = Literal["axformer"]
+StrategyName = Literal["axformer", "auto"]
 ApproximationName = Literal[
     "prune_layers",
     "prune_blocks",
     "prune_heads",
     "prune_weight_groups",
+    "prune_hidden",
     "prune_vocabulary",
     "low_rank_embeddings",
     "low_rank_ffn",
     "hard_attention",
+    "sign_matching_attention",
     "quantize",
 ]
-ExportName = Literal["safetensors", "onnx"]
+ExportName = Literal["safetensors", "onnx", "torch_export"]
 APPROXIMATIONS: tuple[ApproximationName, ...] = get_args(ApproximationName)
+NATIVE_APPROXIMATIONS: frozenset[ApproximationName] = frozenset(
+    {"prune_layers", "prune_weight_groups", "prune_vocabulary", "quantize"}
+)
+"""Those whose results a stock transformers class can hold; quantization changes the ONNX file alone."""
+DEFAULT_APPROXIMATIONS: tuple[ApproximationName, ...] = tuple(
+    name for name in APPROXIMATIONS if name != "sign_matching_attention"
+)
+"""All but sign matching, which costs time in both runtimes and which no published result asks for."""
+NOT_OF_CAUSAL_LM: tuple[ApproximationName, ...] = ("prune_vocabulary",)
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -50,6 +70,38 @@ class BaselineOptions(TrainingOptions):
     max_length: int = Field(128, ge=4, le=8192, description="Longer examples are cut, in tokens.")
 
 
+class GroupSizes(Document):
+    """How many elements go together where single ones are too many to weigh.
+
+    The default is a twelfth, rounded to a multiple of 32 where it is that large: widths that are multiples
+    of what processors multiply at once waste nothing.
+    """
+
+    ffn: int | None = Field(
+        None, ge=1, le=65536, description="Channels of a weight group; default: a twelfth of the layer's."
+    )
+    hidden: int | None = Field(
+        None, ge=1, le=65536, description="Dimensions of a hidden group; default: a twelfth of the width."
+    )
+
+
+Schedule = Literal["auto", "one_shot", "gradual"]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+
+
+class RecoveryOptions(TrainingOptions):
+    """Distillation of the approximated model from the dense one."""
+
+    schedule: Schedule = Field(
+        "auto",
+        description="`one_shot` trains the structure that the search ends with; `gradual` comes to it in "
+        "steps and trains after each; `auto` is gradual where much has to go and time allows it.",
+    )
+    attention: float = Field(
+        0.0, ge=0.0, le=1000.0, description="Weight of the attention maps in the loss; 0 leaves them out."
+    )
+
+
 class JobSpec(Document):
     """A job as the user writes it (YAML or JSON)."""
 
@@ -66,16 +118,24 @@ class JobSpec(Document):
     focus: Focus = "speed"
     target: Target = Target()
     strategy: StrategyName = "axformer"
+    significance: SignificanceOptions = SignificanceOptions()
     approximations: tuple[ApproximationName, ...] = Field(
-        APPROXIMATIONS, min_length=1, description="What may be done to the model; default: all."
+        DEFAULT_APPROXIMATIONS,
+        min_length=1,
+        description="What may be done to the model; default: all that go with the task but "
+        "sign_matching_attention.",
     )
+    group_sizes: GroupSizes = GroupSizes()
     fine_tune: bool | None = Field(
         None,
         description="Train the base on the task first; default: only if it has no trained head for it.",
     )
     baseline: BaselineOptions = BaselineOptions()
-    recovery: TrainingOptions | Literal["off"] = Field(
-        TrainingOptions(), description="Distillation after approximation; `off` for retraining-free."
+    recovery: RecoveryOptions | Literal["off", "reconstruct"] = Field(
+        RecoveryOptions(),
+        description="Distillation after approximation. A schedule's name alone stands for these options "
+        "with that schedule. Retraining-free: `off`, or `reconstruct`, which solves the weights that are "
+        "left anew by least squares.",
     )
     budget: Budget = Budget()
     exports: tuple[ExportName, ...] = Field(("safetensors", "onnx"), min_length=1)
@@ -93,11 +153,34 @@ class JobSpec(Document):
         task: Any = value.get("task", "text-classification")
         return {**value, "metric": TASK_METRICS[task][0]} if task in TASKS else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _approximations_by_task(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "approximations" in value or value.get("task") != "causal-lm":
+            return value
+        return {
+            **value,
+            "approximations": [each for each in DEFAULT_APPROXIMATIONS if each not in NOT_OF_CAUSAL_LM],
+        }
+
     @field_validator("recovery", mode="before")
     @classmethod
-    def _off_in_yaml(cls, value: object) -> object:
-        # YAML 1.1 reads a bare `off` as false.
-        return "off" if value is False else value
+    def _in_a_word(cls, value: object) -> object:
+        if value is False:  # YAML 1.1 reads a bare `off` so
+            return "off"
+        return {"schedule": value} if value in SCHEDULES else value
+
+    @field_validator("recovery")
+    @classmethod
+    def _maps_of_the_task(
+        cls, value: RecoveryOptions | Literal["off", "reconstruct"], known: ValidationInfo
+    ) -> RecoveryOptions | Literal["off", "reconstruct"]:
+        if isinstance(value, RecoveryOptions) and value.attention and known.data.get("task") == "causal-lm":
+            raise ValueError(
+                "recovery.attention does not go with task causal-lm: attention maps are those of tokens that "
+                "see all others; leave it out"
+            )
+        return value
 
     @field_validator("dataset")
     @classmethod
@@ -120,6 +203,30 @@ class JobSpec(Document):
             raise ValueError(f"task {known.data['task']} is scored by {', '.join(metrics)}")
         return value
 
+    @field_validator("approximations")
+    @classmethod
+    def _approximations_of_the_task(
+        cls, value: tuple[ApproximationName, ...], known: ValidationInfo
+    ) -> tuple[ApproximationName, ...]:
+        foreign = [name for name in value if name in NOT_OF_CAUSAL_LM]
+        if foreign and known.data.get("task") == "causal-lm":
+            raise ValueError(
+                f"{foreign[0]} does not go with task causal-lm: perplexities of models that cut texts into "
+                "other tokens cannot be compared, and a language model must be able to write any of them"
+            )
+        return value
+
+    @field_validator("constraints")
+    @classmethod
+    def _bound_of_the_metric(cls, value: Constraints, known: ValidationInfo) -> Constraints:
+        metric, accuracy = known.data.get("metric"), value.accuracy
+        wrong, right = ("min", "max") if metric in LOWER_IS_BETTER else ("max", "min")
+        if metric is not None and getattr(accuracy, wrong) is not None:
+            raise ValueError(
+                f"accuracy.{wrong} bounds nothing that metric {metric} has; give accuracy.{right}"
+            )
+        return value
+
     @field_validator("approximations", "exports")
     @classmethod
     def _no_repeats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -134,6 +241,28 @@ class JobSpec(Document):
         if needed not in self.exports:
             raise ValueError(
                 f"target.runtime {self.target.runtime} measures the {needed} export; add it to exports"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _native_is_possible(self) -> JobSpec:
+        if self.constraints.loadable != "native":
+            return self
+        if "safetensors" not in self.exports:
+            raise ValueError("constraints.loadable native is about the safetensors export; add it to exports")
+        if not NATIVE_APPROXIMATIONS & set(self.approximations):
+            raise ValueError(
+                "constraints.loadable native allows none of these approximations, only "
+                + ", ".join(sorted(NATIVE_APPROXIMATIONS))
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _task_has_the_export(self) -> JobSpec:
+        if "torch_export" in self.exports and self.task not in TORCH_EXPORT_TASKS:
+            raise ValueError(
+                f"there is no torch_export of task {self.task}; it is written for "
+                f"{', '.join(TORCH_EXPORT_TASKS)}"
             )
         return self
 

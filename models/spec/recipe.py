@@ -14,7 +14,12 @@ from models.spec.base import Document
 from models.spec.ranges import Ranges
 
 LayerIndex = Annotated[int, Field(ge=0)]
+Heads = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 BlockName = Annotated[str, StringConstraints(pattern=r"^layer\.\d+\.(attention|ffn)$")]
+
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+MatrixName = Annotated[str, StringConstraints(pattern=r"^layer\.\d+\.(attention|ffn)\.(input|output)$")]
+"""The matrices from a layer's width to its heads or channels, as one, and that back from them."""
 
 
 class PruneLayers(Document):
@@ -36,7 +41,7 @@ class PruneHeads(Document):
 
     approximation: Literal["prune_heads"] = "prune_heads"
     layer: LayerIndex
-    heads: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    heads: Heads
 
 
 class PruneWeightGroups(Document):
@@ -45,6 +50,16 @@ class PruneWeightGroups(Document):
     approximation: Literal["prune_weight_groups"] = "prune_weight_groups"
     layer: LayerIndex
     channels: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+
+
+class PruneHidden(Document):
+    """Dimensions of the residual stream are removed from every module that reads or writes it.
+
+    Norms are taken over the dimensions that are left. Heads keep their number and size.
+    """
+
+    approximation: Literal["prune_hidden"] = "prune_hidden"
+    dimensions: Ranges = Field(examples=["0-31,352-383"], description="Those that go.")
 
 
 class PruneVocabulary(Document):
@@ -74,24 +89,54 @@ class LowRankFfn(Document):
 
 
 class HardAttention(Document):
-    """Keep the `top_k` largest attention probabilities of each row, without re-normalising."""
+    """Keep the `top_k` largest attention probabilities of each row, without re-normalising.
+
+    In the `heads` of the layer that are named; null for all of them.
+    """
 
     approximation: Literal["hard_attention"] = "hard_attention"
     layer: LayerIndex
     top_k: int = Field(30, ge=1)
+    heads: Heads | None = None
+
+
+class SignMatchingAttention(Document):
+    """Each token reads the `top_k` whose keys agree with its query in most signs.
+
+    `variant`: `average` takes the mean of their values, `softmax` weighs them by their scores. In the `heads`
+    of the layer that are named; null for all of them.
+    """
+
+    approximation: Literal["sign_matching_attention"] = "sign_matching_attention"
+    layer: LayerIndex
+    top_k: int = Field(30, ge=1)
+    variant: Literal["average", "softmax"] = "softmax"
+    heads: Heads | None = None
+
+
+class Calibration(Document):
+    """Training rows that the ranges of activations are read off: so many, drawn by `seed`."""
+
+    rows: int = Field(ge=1)
+    seed: int = Field(ge=0)
 
 
 class Quantize(Document):
-    """Dynamic int8 of the ONNX export, per output channel.
+    """Weights of the ONNX export in fewer bits.
 
-    `embeddings` is the form of the word embedding table: int8 with one scale, or int4 with a scale
-    for every few values of a row.
+    `weights` is the form of all matrices, `matrices` of those that have another one. In int8 the products
+    are of integers too, with activations quantized when they are known, or by the ranges that they have on
+    the rows of `calibration`. int4 weights have a scale for every 32 values, fp16 weights none; both are
+    widened again as they are used. `embeddings` is the form of the word embedding table: int8 with one
+    scale, int4 with a scale for every few values of a row, or half precision.
     """
 
     approximation: Literal["quantize"] = "quantize"
-    weights: Literal["int8"] = "int8"
-    embeddings: Literal["int8", "int4"] = "int8"
+    weights: Precision = "int8"
+    matrices: dict[MatrixName, Precision] = Field(default_factory=dict)
+    embeddings: Precision = "int8"
     per_channel: bool = True
+    calibration: Calibration | None = None
 
 
 class Recover(Document):
@@ -103,17 +148,34 @@ class Recover(Document):
     seed: int = Field(ge=0)
 
 
+class Reconstruct(Document):
+    """Output projections were solved anew at this point, without training.
+
+    From the first layer upwards, by linear least squares on `rows` training rows drawn by `seed`, so that
+    what is left of each block gives what the dense model has after it. `damping` holds the weights where
+    they were.
+    """
+
+    approximation: Literal["reconstruct"] = "reconstruct"
+    rows: int = Field(ge=1)
+    damping: float = Field(gt=0.0)
+    seed: int = Field(ge=0)
+
+
 Step = Annotated[
     PruneLayers
     | PruneBlocks
     | PruneHeads
     | PruneWeightGroups
+    | PruneHidden
     | PruneVocabulary
     | LowRankEmbeddings
     | LowRankFfn
     | HardAttention
+    | SignMatchingAttention
     | Quantize
-    | Recover,
+    | Recover
+    | Reconstruct,
     Field(discriminator="approximation"),
 ]
 
@@ -124,3 +186,7 @@ class Recipe(Document):
     def then(self, *steps: Step) -> Recipe:
         """The recipe with further decisions at its end."""
         return Recipe(steps=(*self.steps, *steps))
+
+    def quantization(self) -> Quantize | None:
+        """The first step that quantizes."""
+        return next((step for step in self.steps if isinstance(step, Quantize)), None)

@@ -85,6 +85,17 @@ class Certificate(Document):
     seed: int
     spec_digest: str
     artifacts: dict[str, str] = Field(description="Name of each exported file: its sha256.")
+    nearest: dict[str, float] = Field(
+        default_factory=dict,
+        description="For each constraint that is not met, by its name: the value nearest to what was asked "
+        "that a trained candidate had on the selection split while it held the others; of any candidate "
+        "where none held the others.",
+    )
+    notes: tuple[str, ...] = Field(
+        (),
+        description="What the figures mean where that is not obvious, what was decided for the job, what "
+        "cannot be reached, and why, in sentences.",
+    )
     holdout_rows: int
     recipe: Recipe
     spread: dict[str, float] = Field(

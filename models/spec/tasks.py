@@ -11,6 +11,7 @@ TaskName = Literal[
     "token-classification",
     "question-answering",
     "multiple-choice",
+    "causal-lm",
 ]
 MetricName = Literal[
     "accuracy",
@@ -24,6 +25,7 @@ MetricName = Literal[
     "precision",
     "recall",
     "exact_match",
+    "perplexity",
 ]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 TASK_METRICS: dict[TaskName, tuple[MetricName, ...]] = {
@@ -33,8 +35,11 @@ TASK_METRICS: dict[TaskName, tuple[MetricName, ...]] = {
     "token-classification": ("f1", "precision", "recall", "accuracy"),
     "question-answering": ("f1", "exact_match"),
     "multiple-choice": ("accuracy",),
+    "causal-lm": ("perplexity", "accuracy"),
 }
-"""What each task is scored by, higher is better; the first is the default."""
+"""What each task is scored by; the first is the default."""
+LOWER_IS_BETTER: frozenset[MetricName] = frozenset({"perplexity"})
+"""The metrics of which less is better; of all others more is."""
 TASK_COLUMNS: dict[TaskName, tuple[str, ...]] = {
     "text-classification": ("text", "text_pair", "label"),
     "multi-label-classification": ("text", "text_pair", "label", "labels"),
@@ -42,5 +47,23 @@ TASK_COLUMNS: dict[TaskName, tuple[str, ...]] = {
     "token-classification": ("tokens", "label"),
     "question-answering": ("question", "context", "answers"),
     "multiple-choice": ("text", "question", "choices", "label"),
+    "causal-lm": ("text",),
 }
 """The fields of `dataset.columns` that have a meaning for each task."""
+TORCH_EXPORT_TASKS: tuple[TaskName, ...] = (
+    "text-classification",
+    "multi-label-classification",
+    "regression",
+    "token-classification",
+    "question-answering",
+    "multiple-choice",
+)
+"""The tasks whose models are exported as `torch.export` programs."""
+
+
+def metric_value(metric: str, score: float) -> float:
+    """The metric as people read it, of a score as the engine compares them: more is better, less is negated.
+
+    Its own inverse.
+    """
+    return -score if metric in LOWER_IS_BETTER else score

@@ -102,12 +102,15 @@ class Run:
         with self.database.transaction() as session:
             journal.add_event(session, self.job_id, self.attempt, type="columns.guessed", message=message)
 
-    def candidate(self, number: int, *, accepted: bool = True) -> None:
+    def candidate(
+        self, number: int, *, accepted: bool = True, stage: Any = "search", **measured: Any
+    ) -> None:
+        measurements = {"metric": 0.9, "parameters": 10, "macs": 20, "size_bytes": 40} | measured
         candidate = Candidate(
             number=number,
-            stage="search",
+            stage=stage,
             recipe=Recipe(steps=(PruneHeads(layer=0, heads=(number,)),)),
-            measurements=CandidateMeasurements(metric=0.9, parameters=10, macs=20, size_bytes=40),
+            measurements=CandidateMeasurements.model_validate(measurements),
             accepted=accepted,
             reason="It costs little.",
         )

@@ -22,7 +22,12 @@ BASE = {"base_model": {"hub": "a/b"}, "dataset": {"hub": "c/d"}}
         ({"focuss": "speed"}, "/focuss", "no field `focuss`", "Did you mean `focus`?"),
         ({"zzzz": 1}, "/zzzz", "no field", "Allowed: `name`, `base_model`"),
         ({"a/b~c": 1}, "/a~1b~0c", "no field", "Allowed"),
-        ({"focus": "sped"}, "/focus", "'speed', 'size' or 'accuracy'; found 'sped'", "Did you mean `speed`?"),
+        (
+            {"focus": "sped"},
+            "/focus",
+            "'speed', 'size', 'balanced' or 'accuracy'; found 'sped'",
+            "Did you mean `speed`?",
+        ),
         ({"task": "translation"}, "/task", "'text-classification'", "text-classification"),
         ({"name": "a\nb"}, "/name", "match pattern", ""),
         ({"seed": -1}, "/seed", "greater than or equal to 0; found -1", ""),

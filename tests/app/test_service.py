@@ -22,7 +22,7 @@ from app.version import VERSION
 from models.database import Database
 from models.settings import Settings
 from models.spec import ApproximationName, JobSpec, StrategyName
-from models.spec.capabilities import ARCHITECTURES
+from models.spec.capabilities import ARCHITECTURES, DECODERS, ENCODERS
 from models.store import ObjectStore, StoreError
 from models.tables import Base
 
@@ -34,6 +34,8 @@ def test_capabilities_tell_the_whole_language(client: TestClient) -> None:
     assert [each["name"] for each in told["approximations"]] == list(get_args(ApproximationName))
     assert [each["name"] for each in told["strategies"]] == list(get_args(StrategyName))
     assert told["architectures"] == list(ARCHITECTURES)
+    assert told["task_architectures"]["causal-lm"] == list(DECODERS)
+    assert told["task_architectures"]["regression"] == list(ENCODERS)
     assert told["job_spec_schema"] == json.loads(json.dumps(JobSpec.model_json_schema()))
     assert "path" not in told["sources"]
     heads = next(each for each in told["approximations"] if each["name"] == "prune_heads")
@@ -148,7 +150,7 @@ def test_every_operation_declares_problems_and_a_name() -> None:
     document = json.loads(openapi.snapshot())
     operations = [each for path in document["paths"].values() for each in path.values()]
     names = [each["operationId"] for each in operations]
-    assert len(names) == len(set(names)) == 33
+    assert len(names) == len(set(names)) == 34
     for each in operations:
         for status in ("4XX", "5XX"):
             content = each["responses"][status]["content"]

@@ -76,3 +76,33 @@ def test_few_places_are_enough_to_upload(
         return answer.status_code
 
     assert asyncio.run(upload()) == 201
+
+
+@pytest.mark.parametrize("what", ["uploads", "jobs"])
+def test_body_that_stops_coming_is_ended(application: Callable[..., FastAPI], what: str) -> None:
+    """Nothing is kept, and the place is free again."""
+    served = application(ApiSettings(upload_concurrency=1, body_idle_seconds=0.1))
+    sent_as = {"uploads": "application/octet-stream", "jobs": "application/json"}
+
+    async def stall() -> AsyncIterator[bytes]:
+        yield b'{"name":'
+        await asyncio.Event().wait()
+
+    async def attack() -> tuple[httpx.Response, httpx.Response]:
+        transport = httpx.ASGITransport(served, client=("127.0.0.1", 1))
+        async with (
+            served.router.lifespan_context(served),
+            httpx.AsyncClient(transport=transport, base_url="http://testserver") as client,
+        ):
+            headers = {"Content-Type": sent_as[what]}
+            path = f"/v1/{what}"
+            params = NAMED if what == "uploads" else None
+            stalled = client.post(path, params=params, content=stall(), headers=headers)
+            ended = await asyncio.wait_for(stalled, SECONDS)
+            whole = client.post("/v1/uploads", params=NAMED, content=b"text,label\ngood,1\n")
+            return ended, await asyncio.wait_for(whole, SECONDS)
+
+    ended, whole = asyncio.run(attack())
+    assert (ended.status_code, ended.json()["code"]) == (408, "body_stalled")
+    assert ended.headers["connection"] == "close"
+    assert whole.status_code == 201

@@ -16,8 +16,8 @@ from tests.engine.export_models import (
     FAMILIES,
     LAYERS,
     WITH_TOKEN_TYPES,
+    clear_batch,
     logits,
-    padded_batch,
     random_recipe,
     stacked,
     tiny_model,
@@ -42,8 +42,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def batch_for(model: PreTrainedModel, kind: HeadKind, seed: int = 0) -> dict[str, torch.Tensor]:
-    batch = padded_batch(model, seed)
-    return stacked(batch) if kind == "choice" else batch
+    return clear_batch(model, seed, stacked if kind == "choice" else dict)
 
 
 def real(values: torch.Tensor, batch: dict[str, torch.Tensor], kind: HeadKind) -> torch.Tensor:

@@ -16,6 +16,7 @@ BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.slow
 def test_commands_of_the_api_page_run(inputs: Path, tmp_path: Path) -> None:
     # A server of its own: at its end the page shuts the door.
     with embedded_server(tmp_path / "server") as server_url:

@@ -59,6 +59,7 @@ def test_job_delivers_certified_files(client: Client, spec: dict[str, Any], tmp_
     assert any(name.endswith(".safetensors") for name in delivered)
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_where_it_was(client: Client, spec: dict[str, Any]) -> None:
     killed: list[int] = []
     told: list[Candidate] = []

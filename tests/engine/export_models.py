@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
@@ -14,16 +16,20 @@ from models.spec import (
     LowRankFfn,
     PruneBlocks,
     PruneHeads,
+    PruneHidden,
     PruneLayers,
     PruneVocabulary,
     PruneWeightGroups,
     Recipe,
+    SignMatchingAttention,
     Step,
 )
 from models.spec.ranges import as_ranges
 from worker.engine.anatomy.heads import AUTO_CLASSES, HeadKind, logits_of
 from worker.engine.anatomy.slicing import source_config
+from worker.engine.export import axforge_sparse_attention
 
+Inputs = dict[str, torch.Tensor]
 LAYERS, HEADS, CHANNELS, HIDDEN, LABELS = 4, 4, 48, 32, 3
 VOCABULARY = 300
 NARROW = 24  # width of the embeddings of families that project them
@@ -35,6 +41,7 @@ SIZES: dict[str, Any] = {
     "intermediate_size": CHANNELS,
     "max_position_embeddings": 48,
 }
+CLEAR = 1e-5  # fp32 rounding of queries and keys of size 1 is a tenth of it
 COMMON = ("vocab_size", "max_position_embeddings")
 
 
@@ -98,6 +105,36 @@ def padded_batch(model: PreTrainedModel, seed: int = 0) -> dict[str, torch.Tenso
     return batch
 
 
+def clear_batch(
+    model: PreTrainedModel, seed: int = 0, form: Callable[[Inputs], Inputs] = dict
+) -> dict[str, torch.Tensor]:
+    """A padded batch, in some form, on which sign matching is well defined.
+
+    A sign is not continuous: where a query or key lies within rounding of 0, two forms of a model may rightly
+    choose other tokens. So the batch is one of which all that `model` takes signs of is further from 0
+    than rounding goes; equal matches need no such care, for counts are exact.
+    """
+    for other in range(seed, seed + 1000, 100):
+        batch = form(padded_batch(model, other))
+        if _smallest_signed(model, batch) > CLEAR:
+            return batch
+    raise AssertionError("no batch is clear")
+
+
+def _smallest_signed(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
+    """The smallest magnitude that the forward pass takes a sign of; infinity where it takes none."""
+    seen = [float("inf")]
+    plain = axforge_sparse_attention.signs
+
+    def signs(values: torch.Tensor) -> torch.Tensor:
+        seen.append(float(values.abs().min()))
+        return plain(values)
+
+    with patch.object(axforge_sparse_attention, "signs", signs):
+        logits(model, batch)
+    return min(seen)
+
+
 def stacked(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The batch as one example of three choices, and a second one of the same in another order."""
     return {name: torch.stack((values, values[[2, 0, 1]])) for name, values in batch.items()}
@@ -116,8 +153,10 @@ def random_recipe(
     channels: int = CHANNELS,
     uniform: bool = False,
     low_rank: bool = True,
+    hidden: int = HIDDEN,
 ) -> Recipe:
     """A few random structural steps; with `uniform` such as a stock class can hold."""
+    sparse = [] if uniform else random_sparse(seed, layers=layers, heads=heads)
     low_rank = low_rank and not uniform
     chance = random.Random(seed)
     gone = [index for index in range(layers) if chance.random() < 0.25][: layers - 1]
@@ -126,6 +165,11 @@ def random_recipe(
         steps.append(random_vocabulary(chance.randrange(2**31)))
     if low_rank and chance.random() < 0.4:
         steps.append(LowRankEmbeddings(rank=chance.randint(1, NARROW - 1)))
+    if not uniform and chance.random() < 0.4:
+        count = chance.randint(1, hidden - 1)
+        steps.append(PruneHidden(dimensions=as_ranges(_some(chance, hidden, count))))
+    if uniform and chance.random() < 0.4:
+        steps += _fewer_heads(chance, layers, heads, hidden)
     width = chance.randrange(1, channels)
     for layer in range(layers):
         if uniform:
@@ -142,8 +186,37 @@ def random_recipe(
             steps.append(PruneWeightGroups(layer=layer, channels=_some(chance, channels, count)))
         if chance.random() < 0.3:
             steps.append(PruneBlocks(blocks=(f"layer.{layer}.{chance.choice(('attention', 'ffn'))}",)))
+    steps += sparse
     chance.shuffle(steps)
     return Recipe(steps=tuple(steps))
+
+
+def _fewer_heads(chance: random.Random, layers: int, heads: int, hidden: int) -> list[Step]:
+    """The same heads from every layer, and hidden dimensions so that the heads left make up the width."""
+    gone = _some(chance, heads, chance.randint(1, heads - 1))
+    dimensions = _some(chance, hidden, hidden // heads * len(gone))
+    pruned = [PruneHeads(layer=layer, heads=gone) for layer in range(layers)]
+    return [*pruned, PruneHidden(dimensions=as_ranges(dimensions))]
+
+
+def random_sparse(seed: int, *, layers: int = LAYERS, heads: int = HEADS) -> list[Step]:
+    """Sparse heads of every kind, of some layers; more than one kind in a layer, and on a head."""
+    chance = random.Random(seed + 10_000)
+    steps: list[Step] = []
+    for layer in range(layers):
+        if chance.random() < 0.3:
+            some = _some(chance, heads, chance.randint(1, heads))
+            steps.append(HardAttention(layer=layer, top_k=chance.choice((1, 3, 30)), heads=some))
+        if chance.random() < 0.4:
+            steps.append(
+                SignMatchingAttention(
+                    layer=layer,
+                    top_k=chance.choice((1, 3, 7, 30)),
+                    variant=chance.choice(("average", "softmax")),
+                    heads=chance.choice((None, _some(chance, heads, chance.randint(1, heads)))),
+                )
+            )
+    return steps
 
 
 def random_vocabulary(seed: int) -> PruneVocabulary:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from models.spec import JobSpec, TaskName
-from tests.tiny_models import save_tiny_model
+from models.spec.capabilities import DECODERS
+from tests.tiny_models import save_tiny_decoder, save_tiny_model
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 BANKING = Path(__file__).resolve().parents[2] / "examples" / "data" / "banking77"
@@ -24,7 +25,8 @@ def task_spec(task: TaskName, folder: Path, architecture: str, **changes: Any) -
     for name, rows in (("train", train), ("test", test)):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "data" / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    save_tiny_model(
+    save = save_tiny_decoder if architecture in DECODERS else save_tiny_model
+    save(
         folder / "model",
         list(_texts(train)),
         architecture=architecture,
@@ -42,6 +44,8 @@ def task_spec(task: TaskName, folder: Path, architecture: str, **changes: Any) -
         "baseline": {"epochs": 1, "learning_rate": 0.003, "max_length": 64},
         "recovery": {"epochs": 1},
         "budget": {"max_minutes": 0.7},
+        # A random language model has a head: it is not seen that nobody has trained it.
+        "fine_tune": True if task == "causal-lm" else None,
         # More threads spin after every call, which whoever measures next waits for.
         "target": {"threads": 1},
     }
@@ -99,6 +103,16 @@ def one_of_four_answers() -> Split:
     return chosen(train), chosen(test)
 
 
+def contexts() -> Split:
+    """Paragraphs of encyclopedia articles, each once."""
+
+    def unique(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"text": text} for text in dict.fromkeys(row["context"] for row in rows)]
+
+    train, test = squad()
+    return unique(train), unique(test)
+
+
 def intents() -> Split:
     rows = [row for row in _rows(BANKING / "train.jsonl.gz") if row["label"] in ("card_arrival", "age_limit")]
     random.Random(0).shuffle(rows)
@@ -112,6 +126,7 @@ TASK_ROWS = {
     "token-classification": wnut17,
     "question-answering": squad,
     "multiple-choice": one_of_four_answers,
+    "causal-lm": contexts,
 }
 
 

@@ -3,7 +3,8 @@
 The ONNX folder runs with onnxruntime and tokenizers installed by pip and nothing else. The
 safetensors folders run with torch and transformers of this environment (installing them anew would
 download a gigabyte): a .pth file names a folder of links to its packages, from which the packages of
-axforge and everything that only axforge needs are left out.
+axforge and everything that only axforge needs are left out. For programs of torch.export transformers is left
+out as well.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from worker.engine.anatomy import anatomy_of
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.export.onnx import save_onnx_folder
 from worker.engine.export.safetensors import save_folder
+from worker.engine.export.torch_program import save_program_folder
 
 TEXTS = ["where is my card", "why", "please tell me how to top up the account that I opened"]
 NATIVE = Recipe(
@@ -111,17 +113,56 @@ def onnx_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+RUN_PROGRAM = (
+    ABSENT
+    + """
+assert not importlib.util.find_spec("transformers")
+import json, sys
+from pathlib import Path
+import torch
+from tokenizers import Tokenizer
+
+folder, texts = Path(sys.argv[1]), json.loads(sys.argv[2])
+tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+model = torch.export.load(folder / "model.pt2").module()
+about = json.loads((folder / "labels.json").read_text())
+tokenizer.enable_padding()
+logits = []
+for together in ([text] for text in texts), [texts]:
+    for batch in together:
+        encoded = tokenizer.encode_batch(batch)
+        values = {
+            "input_ids": [one.ids for one in encoded],
+            "attention_mask": [one.attention_mask for one in encoded],
+            "token_type_ids": [one.type_ids for one in encoded],
+        }
+        with torch.no_grad():
+            logits += model(**{name: torch.tensor(values[name]) for name in about["inputs"]}).tolist()
+print(json.dumps({"logits": logits, "labels": about["labels"]}))
+"""
+)
+
+
 @pytest.fixture(scope="module")
 def torch_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("torch-and-transformers")
+    return linked_python(tmp_path_factory.mktemp("torch-and-transformers"), without=("axforge", "app"))
+
+
+@pytest.fixture(scope="module")
+def program_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return linked_python(tmp_path_factory.mktemp("torch"), without=("axforge", "app", "transformers"))
+
+
+def linked_python(folder: Path, *, without: tuple[str, ...]) -> Path:
+    """The Python of a virtual environment with this one's packages, but for some."""
     venv.create(folder, with_pip=False)
     packages = folder / "packages"
     packages.mkdir()
     for source in map(Path, (entry for entry in sys.path if entry.endswith("site-packages"))):
         for package in source.iterdir():
-            ours = package.suffix == ".pth" or package.name.split("-")[0].split("_")[0] in ("axforge", "app")
+            left_out = package.suffix == ".pth" or package.name.split("-")[0].split("_")[0] in without
             link = packages / package.name
-            if not ours and not link.exists():
+            if not left_out and not link.exists():
                 link.symlink_to(package)
     site = next((folder / "lib").glob("python*/site-packages"))
     (site / "packages.pth").write_text(f"{packages}\n")
@@ -159,6 +200,28 @@ def test_onnx_needs_only_onnxruntime_and_tokenizers(
     np.testing.assert_allclose(plain["logits"], wanted, rtol=0, atol=1e-4)
     np.testing.assert_allclose(int8["logits"], wanted, rtol=0, atol=0.2 * np.abs(wanted).max())
     assert plain["labels"] == ["label 0", "label 1", "label 2"]
+
+
+def test_onnx_with_several_precisions_needs_nothing_more(
+    onnx_python: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model, half, rest = model_of("bert", MIXED), "layer.0.ffn.input", "layer.2.attention.input"
+    step = Quantize(matrices={half: "fp16", rest: "int4"}, embeddings="int4")
+    save_onnx_folder(model, tokenizer, tmp_path / "mixed", max_length=32, quantize=step)
+    answer = run_in(onnx_python, RUN_ONNX, str(tmp_path / "mixed"), json.dumps(TEXTS), cwd=tmp_path)
+    wanted = expected(model, tokenizer)
+    np.testing.assert_allclose(answer["logits"], wanted, rtol=0, atol=0.3 * np.abs(wanted).max())
+
+
+def test_a_program_needs_only_torch_and_tokenizers(
+    program_python: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = model_of("bert", MIXED)
+    save_program_folder(model, tokenizer, tmp_path / "program", max_length=32)
+    answer = run_in(program_python, RUN_PROGRAM, str(tmp_path / "program"), json.dumps(TEXTS), cwd=tmp_path)
+    wanted = expected(model, tokenizer)
+    np.testing.assert_allclose(answer["logits"], np.tile(wanted, (2, 1)), rtol=0, atol=1e-4)
+    assert answer["labels"] == ["label 0", "label 1", "label 2"]
 
 
 def test_native_folder_needs_only_transformers(

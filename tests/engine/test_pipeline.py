@@ -84,13 +84,15 @@ def test_the_recipe_replays_to_the_certified_model(finished: tuple[RunResult, Re
 def test_significance_covers_every_element(finished: tuple[RunResult, Recorder, Path]) -> None:
     report = json.loads((finished[2] / "analyse" / "significance.json").read_text())
     kinds = [element["kind"] for element in report["elements"]]
-    # Three layers of four heads and eleven groups (of six channels, the last of four).
+    # Three layers of four heads and eleven groups (of six channels, the last of four);
+    # hidden dimensions go in blocks of the int4 embeddings.
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
         "layer": 3,
         "attention": 3,
         "ffn": 3,
         "head": 12,
         "group": 33,
+        "hidden_group": 2,
     }
     for element in report["elements"]:
         assert {"loss_change", "fisher", "parameters", "macs", "milliseconds", "bytes"} <= set(element)

@@ -28,6 +28,9 @@ class SpecRecorder(Recorder):
     spec: JobSpec
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, SpecRecorder, Path]:
     """The model knows the words of all intents; the task is four of them."""

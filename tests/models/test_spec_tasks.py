@@ -46,3 +46,13 @@ def test_a_job_without_a_task_is_what_it_was() -> None:
 
 def test_every_column_has_a_task() -> None:
     assert {part for parts in TASK_COLUMNS.values() for part in parts} == set(Columns.model_fields)
+
+
+def test_recovery_in_a_word() -> None:
+    for given, schedule in (("gradual", "gradual"), ("one_shot", "one_shot"), ({"epochs": 3}, "auto")):
+        recovery = JobSpec.model_validate({**JOB, "recovery": given}).recovery
+        assert recovery != "off"
+        assert recovery.schedule == schedule
+    assert JobSpec.model_validate({**JOB, "recovery": False}).recovery == "off"
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate({**JOB, "recovery": "slow"})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import uvicorn
 from pydantic import SecretStr
 
@@ -76,7 +77,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Service]:
-    """The application on a port of loopback, with SQLite and a folder as its store."""
+    """The application on a port of loopback, with SQLite and a folder as its store.
+
+    It logs to a file: what commands print in this same process would hold its lines.
+    """
     settings = Settings(data_dir=folder, allow_paths=True, secret_key=SecretStr("k" * 40))
     database = Database(settings.database)
     Base.metadata.create_all(database.engine)
@@ -84,10 +88,13 @@ def serving(folder: Path) -> Iterator[Service]:
     application = create_app(settings, ApiSettings(poll_seconds=0.02))
     server = uvicorn.Server(uvicorn.Config(application, port=port, log_level="warning", lifespan="on"))
     listening = threading.Thread(target=server.run, daemon=True)
-    listening.start()
-    try:
-        yield Service(f"http://127.0.0.1:{port}", database, open_store(settings.store))
-    finally:
-        server.should_exit = True
-        listening.join(10)
-        database.close()
+    with (folder / "api.log").open("w") as log:
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
+        listening.start()
+        try:
+            yield Service(f"http://127.0.0.1:{port}", database, open_store(settings.store))
+        finally:
+            server.should_exit = True
+            listening.join(10)
+            structlog.reset_defaults()
+            database.close()

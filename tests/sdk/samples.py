@@ -124,6 +124,8 @@ def candidate(number: int, **changes: Any) -> dict[str, Any]:
         "measurements": MEASUREMENTS,
         "accepted": True,
         "reason": "the loss fell",
+        "on_front": False,
+        "export_job_id": None,
         "created_at": MOMENT,
         **changes,
     }

@@ -22,6 +22,7 @@ from tests.sdk.samples import (
     JOB_ID,
     SPEC,
     Script,
+    Stream,
     artifact,
     candidate,
     event,
@@ -239,6 +240,24 @@ def test_the_certificate_of_a_job(serve: Serve) -> None:
     assert "no certificate" in missing.stderr
 
 
+def test_the_report_of_a_job_is_fetched(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("typer.launch", opened.append)
+    kept = {"report.html": b"<!doctype html>", "report.json": b"{}"}
+    files = [artifact(name, each, hashlib.sha256(each).hexdigest()) for name, each in kept.items()]
+    sent = [httpx.Response(200, content=iter([each])) for each in kept.values()]
+    serve(page([*FILES, *files]), *sent, page(FILES))
+    found = run("report", JOB_ID, "--output", str(tmp_path), "--open")
+    assert found.exit_code == 0, found.output
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+    assert opened == [(tmp_path / "report.html").as_uri()]
+    missing = run("report", JOB_ID, "--output", str(tmp_path))
+    assert missing.exit_code == 1
+    assert "has no file report.html, report.json" in missing.stderr
+
+
 def test_an_unknown_job_exits_1(serve: Serve) -> None:
     serve(problem(404, "not_found", title="There is no such thing"))
     found = run("status", JOB_ID)
@@ -268,6 +287,24 @@ def test_events_as_lines_and_as_json(serve: Serve) -> None:
 def test_cancel(serve: Serve) -> None:
     serve(answer(job("running", cancel_requested=True), 202))
     assert "stops at its next step" in run("cancel", JOB_ID).stdout
+
+
+def test_export_waits_and_fetches_the_files(serve: Serve, tmp_path: Path) -> None:
+    done = answer(job("succeeded", constraints_met=False, artifacts=FILES))
+    fetched = [page(FILES), httpx.Response(200, stream=Stream(CONTENT))]
+    server = serve(answer(job(), 202), done, *fetched, *listing())
+    found = run("export", JOB_ID, "7", "--output", str(tmp_path))
+    assert found.exit_code == 3  # the candidate's certificate says that constraints are missed
+    assert server.requests[0].method == "POST"
+    assert server.requests[0].url.path == f"/v1/jobs/{JOB_ID}/candidates/7/export"
+    assert (tmp_path / "certificate.json").read_bytes() == CONTENT
+
+
+def test_an_export_that_fails_says_why(serve: Serve) -> None:
+    serve(problem(422, "candidate_not_trained", title="The candidate was never trained"))
+    found = run("export", JOB_ID, "0")
+    assert found.exit_code == 2
+    assert "The candidate was never trained" in found.stderr
 
 
 def test_options_before_and_behind_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_command_says_what_is_wrong(service: Service) -> None:
 
 
 def _id(result: Result, prefix: str) -> str:
-    """The id that the command printed; the server, in this same process, writes its log between."""
+    """The id that the command printed."""
     found = re.search(rf"\b{prefix}_\w+", result.stdout)
     assert found is not None, result.output
     return found.group()

@@ -55,6 +55,7 @@ def expire(database: Database, job_id: str) -> None:
 def test_shared_bytes_go_with_the_last_job(
     database: Database, store: Store, settings: Settings, tmp_path: Path
 ) -> None:
+    settings = settings.model_copy(update={"state_days": 0.0})
     first, second = (finished(database, store, tmp_path, b"model") for _ in range(2))
     [key] = store.list("sha256")
     assert collector.round(database, store, settings) == {"jobs": 2, "keys": 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from models.spec import Quantize, Recipe
+from models.spec import Calibration, Recipe
 from worker.engine.export.onnx import GRAPH_FILE, save_onnx_folder
 from worker.engine.export.safetensors import save_folder
 from worker.engine.measure.files import loaded_bytes
 from worker.engine.measure.probing import ModelFile, probe
 from worker.engine.origin import Origin, bench_inputs
 from worker.engine.run import Run
+from worker.engine.tasks import Split
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Delivered:
 def deliver(
     run: Run, model: PreTrainedModel, recipe: Recipe, folder: Path, origin: Origin | None = None
 ) -> Delivered:
-    """Export `model` for the target (int8 where `recipe` quantizes) and score the file itself.
+    """Export `model` for the target (quantized where `recipe` says so) and score the file itself.
 
     It goes with the tokenizer of `origin`, by default that which the search begins with.
 
@@ -66,10 +68,27 @@ def write_target_file(
 def write_onnx(
     run: Run, model: PreTrainedModel, recipe: Recipe, folder: Path, origin: Origin | None = None
 ) -> None:
-    """Write the ONNX folder, int8 where `recipe` quantizes."""
-    tokenizer = (origin or run.origin).tokenizer
-    quantize = next((step for step in recipe.steps if isinstance(step, Quantize)), None)
-    save_onnx_folder(model, tokenizer, folder, quantize=quantize, max_length=run.max_length)
+    """Write the ONNX folder, quantized where `recipe` says so."""
+    origin = origin or run.origin
+    quantize = recipe.quantization()
+    calibration = None if quantize is None else quantize.calibration
+    save_onnx_folder(
+        model,
+        origin.tokenizer,
+        folder,
+        quantize=quantize,
+        calibration=() if calibration is None else calibration_feeds(origin.train, calibration),
+        max_length=run.max_length,
+    )
+
+
+def calibration_feeds(train: Split, calibration: Calibration) -> Iterator[dict[str, NDArray[np.int64]]]:
+    """Training rows drawn by the step's seed, as inputs of an exported graph, a row at a time."""
+    generator = np.random.default_rng(calibration.seed)
+    rows = np.sort(generator.permutation(len(train))[: calibration.rows])
+    inputs = bench_inputs(train.select(rows), batch_size=1)
+    for batch in inputs.batches():
+        yield inputs.stacked(batch)
 
 
 def target_file(run: Run, folder: Path) -> ModelFile:

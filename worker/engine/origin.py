@@ -100,7 +100,12 @@ def bench_inputs(split: Split, *, batch_size: int) -> BenchInputs:
     """All rows of a split in their order, as a target with that batch size meets them."""
     ids, types = token_rows(split)
     return BenchInputs.in_order(
-        ids, batch_size=batch_size, pad_id=split.pad_id, token_types=types, choices=split.choices
+        ids,
+        batch_size=batch_size,
+        pad_id=split.pad_id,
+        token_types=types,
+        choices=split.choices,
+        next_token=split.token_outputs > 0,
     )
 
 

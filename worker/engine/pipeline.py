@@ -19,6 +19,7 @@ from worker.engine.stages.certify import certify
 from worker.engine.stages.export import export
 from worker.engine.stages.prepare import prepare
 from worker.engine.stages.recover import recover
+from worker.engine.stages.report import JSON_FILE, PAGE_FILE
 from worker.engine.stages.search import search
 
 RUNNERS: dict[Stage, Callable[[Run], dict[str, Any]]] = {
@@ -48,6 +49,7 @@ class RunResult:
 
 
 MEDIA_TYPES = {
+    ".html": "text/html",
     ".json": "application/json",
     ".md": "text/markdown",
     ".onnx": "application/octet-stream",
@@ -66,13 +68,13 @@ def run(spec: JobSpec, workdir: Path, reporter: Reporter, crew: Crew | None = No
     """
     job = Run(spec, workdir, reporter, crew)
     for stage in STAGES:
-        reporter.check()
+        job.reporter.check()
         if job.workspace.result(stage) is None:
-            reporter.progress(stage, 0, None, STARTED)
+            job.reporter.progress(stage, 0, None, STARTED)
             job.workspace.finish(stage, RUNNERS[stage](job))
             give_back()
             job.stopwatch.save()
-        reporter.progress(stage, 1, 1, FINISHED)
+        job.reporter.progress(stage, 1, 1, FINISHED)
     return _result(job)
 
 
@@ -82,7 +84,7 @@ def _result(job: Run) -> RunResult:
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     files |= {
         "certificate.json": certificate_file,
-        REPORT_FILE: job.workspace.folder("certify") / REPORT_FILE,
+        **{name: job.workspace.folder("certify") / name for name in (REPORT_FILE, JSON_FILE, PAGE_FILE)},
         "significance.json": job.workspace.folder("analyse") / "significance.json",
     }
     return RunResult(

@@ -7,18 +7,20 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from models.spec import JobSpec, Recipe
+from models.spec import JobSpec, Recipe, RecoveryOptions
 from worker.engine.anatomy import Anatomy, Shape
 from worker.engine.crew import Alone, Crew
+from worker.engine.decision import Decision
 from worker.engine.device import Device
 from worker.engine.measure.inputs import BenchInputs
 from worker.engine.measure.machine import describe
 from worker.engine.origin import Origin
 from worker.engine.prepare import PreparedData
+from worker.engine.recording import RecordingReporter
 from worker.engine.reporting import Reporter, Stage
 from worker.engine.tasks import TASKS, Scorer, Split, Task
 from worker.engine.training import TeacherCache, augmented
-from worker.engine.workspace import Stopwatch, Workspace
+from worker.engine.workspace import Stopwatch, Workspace, read_json, write_json
 
 LESSONS = 60_000  # rows, up to which disturbed copies are made
 MOST_COPIES = 3  # of each training row
@@ -27,16 +29,27 @@ HIDDEN_STATES_BYTES = 256 << 20  # of the dense model's, kept for recovery: thos
 
 
 class Run:
-    """Handed from stage to stage. Everything here can be made again from the workspace."""
+    """Handed from stage to stage. Everything here can be made again from the workspace.
+
+    `asked` is the job as the user wrote it, `spec` what is done of it: without approximations that its
+    constraints forbid, and with what strategy `auto` has decided. `notes` tell of that.
+    """
 
     def __init__(self, spec: JobSpec, workdir: Path, reporter: Reporter, crew: Crew | None = None) -> None:
-        self.spec = spec
-        self.reporter = reporter
+        self.asked = spec
         self.crew: Crew = crew or Alone()
         self.workspace = Workspace(workdir, spec.digest())
+        self._decision_file = workdir / "decision.json"
+        self._follow(Decision.from_json(read_json(self._decision_file)))
         self.stopwatch = Stopwatch(workdir, spec.budget.max_minutes * 60)
+        self.reporter: Reporter = RecordingReporter(reporter, self.workspace, self.stopwatch)
         self._origins: dict[str, Origin] = {}
         self.threads = describe(spec.target.device, threads=spec.target.threads).threads
+
+    def decide(self, decision: Decision) -> None:
+        """Keep what was decided for the user, and go by it from here on."""
+        write_json(self._decision_file, decision.to_json())
+        self._follow(decision)
 
     @cached_property
     def device(self) -> Device:
@@ -109,18 +122,21 @@ class Run:
     @cached_property
     def lessons(self) -> Split:
         """What recovery trains on: the training rows, and disturbed copies of them if they are few."""
-        copies = min(MOST_COPIES, max(0, LESSONS // len(self.train) - 1))
+        copies = min(MOST_COPIES, max(0, LESSONS // len(self.train) - 1)) if self.task.disturbs else 0
         fixed = self.tokenizer.all_special_ids
         return augmented(self.train, copies, fixed=fixed, seed=self.spec.seed) if copies else self.train
 
     @cached_property
     def teacher(self) -> TeacherCache:
         """What the dense model answers on the lessons, each row worked out once a process."""
+        recovery = self.spec.recovery
+        watched = isinstance(recovery, RecoveryOptions) and recovery.attention > 0
         return TeacherCache(
             self.anatomy.model,
             self.lessons,
             range(self.anatomy.layers),
             device=self.device,
+            attention=range(self.anatomy.layers) if watched else (),
             max_bytes=HIDDEN_STATES_BYTES,
         )
 
@@ -136,8 +152,12 @@ class Run:
     def may_thin_ffn(self) -> bool:
         """Whether FFN matrices may be of low rank: for size alone, since the latency table knows no ranks."""
         spec = self.spec
-        asks_for_speed = any(spec.constraints.speed.model_dump(exclude={"percentile"}).values())
-        return "low_rank_ffn" in spec.approximations and spec.focus == "size" and not asks_for_speed
+        return "low_rank_ffn" in spec.approximations and spec.focus == "size" and not self.bounds_speed
+
+    @property
+    def bounds_speed(self) -> bool:
+        """Whether anything is asked of the model's time."""
+        return any(self.spec.constraints.speed.model_dump(exclude={"percentile"}).values())
 
     def length(self) -> int:
         """See `Origin.length`."""
@@ -158,3 +178,6 @@ class Run:
         """Report a step, after asking whether to go on."""
         self.reporter.check()
         self.reporter.progress(stage, step, total, message, **metrics)
+
+    def _follow(self, decision: Decision) -> None:
+        self.spec, self.notes = decision.applied(self.asked), decision.notes

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 
 class AccuracyConstraint(BaseModel):
     """
     Bounds on the task metric, against the dense model measured in the same run.
 
-    Relative drop is (dense - optimized) / |dense|; positive means worse.
+    Relative drop is (dense - optimized) / |dense|, and of a metric of which less is better (perplexity)
+    (optimized - dense) / |dense|; positive means worse.
     """
 
     model_config = ConfigDict(
@@ -21,10 +22,17 @@ class AccuracyConstraint(BaseModel):
         str | float | None,
         Field(description="`point` judges the measured value; 0.95 judges that end of the paired interval."),
     ] = "point"
+    max: Annotated[
+        float | None, Field(description="Highest value allowed, of a metric of which less is better.")
+    ] = None
     max_absolute_drop: float | None = None
     max_relative_drop: float | None = None
-    min: Annotated[float | None, Field(description="Lowest metric value allowed.")] = None
-    min_gain: Annotated[float | None, Field(description="Optimized minus dense, at least.")] = None
+    min: Annotated[
+        float | None, Field(description="Lowest value allowed, of a metric of which more is better.")
+    ] = None
+    min_gain: Annotated[float | None, Field(description="By how much the metric gets better, at least.")] = (
+        None
+    )
 
 
 class ApproximationInfo(BaseModel):
@@ -141,6 +149,18 @@ class Budget(BaseModel):
     max_workers: Annotated[
         int | None, Field(description="Workers that may share the job's work; the result is that of one.")
     ] = 1
+
+
+class Calibration(BaseModel):
+    """
+    Training rows that the ranges of activations are read off: so many, drawn by `seed`.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    rows: int
+    seed: int
 
 
 class CandidateMeasurements(BaseModel):
@@ -279,15 +299,37 @@ class FieldProblem(BaseModel):
     remedy: str | None = None
 
 
+class GroupSizes(BaseModel):
+    """
+    How many elements go together where single ones are too many to weigh.
+
+    The default is a twelfth, rounded to a multiple of 32 where it is that large: widths that are multiples
+    of what processors multiply at once waste nothing.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    ffn: Annotated[
+        int | None, Field(description="Channels of a weight group; default: a twelfth of the layer's.")
+    ] = None
+    hidden: Annotated[
+        int | None, Field(description="Dimensions of a hidden group; default: a twelfth of the width.")
+    ] = None
+
+
 class HardAttention(BaseModel):
     """
     Keep the `top_k` largest attention probabilities of each row, without re-normalising.
+
+    In the `heads` of the layer that are named; null for all of them.
     """
 
     model_config = ConfigDict(
         extra="allow",
     )
     approximation: str | None = "hard_attention"
+    heads: list[int] | None = None
     layer: int
     top_k: int | None = 30
 
@@ -450,6 +492,20 @@ class PruneHeads(BaseModel):
     layer: int
 
 
+class PruneHidden(BaseModel):
+    """
+    Dimensions of the residual stream are removed from every module that reads or writes it.
+
+    Norms are taken over the dimensions that are left. Heads keep their number and size.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximation: str | None = "prune_hidden"
+    dimensions: Annotated[str, Field(description="Those that go.")]
+
+
 class PruneLayers(BaseModel):
     """
     Whole layers are skipped: the layer's output is its input.
@@ -492,17 +548,25 @@ class PruneWeightGroups(BaseModel):
 
 class Quantize(BaseModel):
     """
-    Dynamic int8 of the ONNX export, per output channel.
+    Weights of the ONNX export in fewer bits.
 
-    `embeddings` is the form of the word embedding table: int8 with one scale, or int4 with a scale
-    for every few values of a row.
+    `weights` is the form of all matrices, `matrices` of those that have another one. In int8 the products
+    are of integers too, with activations quantized when they are known, or by the ranges that they have on
+    the rows of `calibration`. int4 weights have a scale for every 32 values, fp16 weights none; both are
+    widened again as they are used. `embeddings` is the form of the word embedding table: int8 with one
+    scale, int4 with a scale for every few values of a row, or half precision.
     """
 
     model_config = ConfigDict(
         extra="allow",
     )
     approximation: str | None = "quantize"
+    calibration: Calibration | None = None
     embeddings: str | None = "int8"
+    matrices: (
+        dict[Annotated[str, StringConstraints(pattern=r"^layer\.\d+\.(attention|ffn)\.(input|output)$")], str]
+        | None
+    ) = None
     per_channel: bool | None = True
     weights: str | None = "int8"
 
@@ -576,6 +640,24 @@ class Recipe(BaseModel):
     steps: list[dict[str, Any]] | None = None
 
 
+class Reconstruct(BaseModel):
+    """
+    Output projections were solved anew at this point, without training.
+
+    From the first layer upwards, by linear least squares on `rows` training rows drawn by `seed`, so that
+    what is left of each block gives what the dense model has after it. `damping` holds the weights where
+    they were.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximation: str | None = "reconstruct"
+    damping: float
+    rows: int
+    seed: int
+
+
 class Recover(BaseModel):
     """
     Weights were trained at this point, by distillation from the dense model.
@@ -588,6 +670,71 @@ class Recover(BaseModel):
     epochs: int
     learning_rate: float
     seed: int
+
+
+class RecoveryOptions(BaseModel):
+    """
+    Distillation of the approximated model from the dense one.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    attention: Annotated[
+        float | None, Field(description="Weight of the attention maps in the loss; 0 leaves them out.")
+    ] = 0.0
+    batch_size: int | None = 32
+    epochs: Annotated[int | None, Field(description="At most; default by data size.")] = None
+    learning_rate: Annotated[
+        float | None, Field(description="Peak; default by the model's width and what it has lost.")
+    ] = None
+    schedule: Annotated[
+        str | None,
+        Field(
+            description="`one_shot` trains the structure that the search ends with; `gradual` comes to it in steps and trains after each; `auto` is gradual where much has to go and time allows it."
+        ),
+    ] = "auto"
+
+
+class SignMatchingAttention(BaseModel):
+    """
+    Each token reads the `top_k` whose keys agree with its query in most signs.
+
+    `variant`: `average` takes the mean of their values, `softmax` weighs them by their scores. In the `heads`
+    of the layer that are named; null for all of them.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximation: str | None = "sign_matching_attention"
+    heads: list[int] | None = None
+    layer: int
+    top_k: int | None = 30
+    variant: str | None = "softmax"
+
+
+class SignificanceOptions(BaseModel):
+    """
+    Which estimates are reported, which one the search goes by, and how sure a quick rejection must be.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    drives: Annotated[
+        str | None, Field(description="What narrowing goes by: the least of it for what is saved goes first.")
+    ] = "fisher"
+    error_rate: Annotated[
+        float | None,
+        Field(
+            description="Chance, at most, that a change is given up early that all rows would have accepted."
+        ),
+    ] = 0.01
+    estimators: Annotated[
+        list[str] | None,
+        Field(description="Reported beside exact ablation and Fisher, which always are; default: all."),
+    ] = None
 
 
 class SizeConstraint(BaseModel):
@@ -645,21 +792,6 @@ class Target(BaseModel):
         Field(description="Tokens per example; `data` means the lengths that the data set has."),
     ] = "data"
     threads: Annotated[int | None, Field(description="Default: all processors of the worker.")] = None
-
-
-class TrainingOptions(BaseModel):
-    """
-    How a model is trained: the approximated one in recovery, and the dense one before.
-    """
-
-    model_config = ConfigDict(
-        extra="allow",
-    )
-    batch_size: int | None = 32
-    epochs: Annotated[int | None, Field(description="At most; default by data size.")] = None
-    learning_rate: Annotated[
-        float | None, Field(description="Peak; default by the model's width and what it has lost.")
-    ] = None
 
 
 class UploadKinds(BaseModel):
@@ -752,10 +884,19 @@ class Candidate(BaseModel):
     )
     accepted: bool
     created_at: AwareDatetime
+    export_job_id: Annotated[
+        str | None, Field(description="The job that exports it, where that was asked for.")
+    ]
     job_id: str
     measurements: CandidateMeasurements
     number: int
     object: str
+    on_front: Annotated[
+        bool,
+        Field(
+            description="No other measured candidate so far is as accurate, as small and as fast, and better in one of these. False of candidates whose time is only predicted."
+        ),
+    ]
     reason: Annotated[str, Field(description="Why it was accepted or refused.")]
     recipe: Recipe
     stage: str
@@ -794,6 +935,7 @@ class Capabilities(BaseModel):
     sources: Annotated[list[str], Field(description="Where models and data may come from.")]
     stages: list[str]
     strategies: list[StrategyInfo]
+    task_architectures: Annotated[dict[str, list[str]], Field(description="Those that serve each task.")]
     task_metrics: Annotated[
         dict[str, list[str]], Field(description="What each task is scored by, the default first.")
     ]
@@ -807,6 +949,12 @@ class Constraints(BaseModel):
         extra="allow",
     )
     accuracy: AccuracyConstraint | None = None
+    loadable: Annotated[
+        str | None,
+        Field(
+            description="`native`: plain `from_pretrained` of transformers loads the safetensors folder, so that only whole layers, equal numbers of FFN channels in all layers and vocabulary rows go."
+        ),
+    ] = None
     size: SizeConstraint | None = None
     speed: SpeedConstraint | None = None
 
@@ -845,7 +993,10 @@ class JobSpec(BaseModel):
         extra="allow",
     )
     approximations: Annotated[
-        list[str] | None, Field(description="What may be done to the model; default: all.")
+        list[str] | None,
+        Field(
+            description="What may be done to the model; default: all that go with the task but sign_matching_attention."
+        ),
     ] = None
     base_model: ModelSource
     baseline: BaselineOptions | None = None
@@ -860,16 +1011,20 @@ class JobSpec(BaseModel):
         ),
     ] = None
     focus: str | None = "speed"
+    group_sizes: GroupSizes | None = None
     metadata: Annotated[dict[str, str] | None, Field(description="Up to 16 pairs of your own.")] = None
     metric: Annotated[
         str | None, Field(description="What accuracy constraints bound; default: the task's first.")
     ] = None
     name: str | None = "job"
     recovery: Annotated[
-        TrainingOptions | str | None,
-        Field(description="Distillation after approximation; `off` for retraining-free."),
+        RecoveryOptions | str | None,
+        Field(
+            description="Distillation after approximation. A schedule's name alone stands for these options with that schedule. Retraining-free: `off`, or `reconstruct`, which solves the weights that are left anew by least squares."
+        ),
     ] = None
     seed: int | None = 0
+    significance: SignificanceOptions | None = None
     strategy: str | None = "axformer"
     target: Target | None = None
     task: str | None = "text-classification"

@@ -251,6 +251,14 @@ class Client:
             if not page.has_more or not page.data:
                 return found
 
+    def export_candidate(self, job_id: str, number: int, *, idempotency_key: str | None = None) -> Job:
+        """The job that exports and certifies a candidate which `job_id` has trained and not delivered.
+
+        Wait for it and download its files as those of any job. Asking again gives the same job.
+        """
+        path = f"{job_path(job_id)}/candidates/{number}/export"
+        return read(Job, self._transport.create(path, json=None, key=idempotency_key))
+
     def artifacts(self, job_id: str) -> list[Artifact]:
         """The files that the job delivered, by name."""
         return read(ArtifactList, self._transport.request("GET", f"{job_path(job_id)}/artifacts")).data

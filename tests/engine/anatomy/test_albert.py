@@ -27,7 +27,7 @@ def test_what_one_layer_loses_all_that_share_lose() -> None:
     steps = (PruneHeads(layer=2, heads=(1,)), HardAttention(layer=0, top_k=2))
     shape = anatomy.shape(Recipe(steps=steps))
     assert [layer.heads for layer in shape.layers] == [(0, 2, 3)] * LAYERS
-    assert [layer.hard_top_k for layer in shape.layers] == [2, None, None, None]
+    assert [len(layer.sparse) for layer in shape.layers] == [3, 0, 0, 0]
 
 
 def test_a_head_is_counted_once_and_a_dropped_layer_saves_no_weights() -> None:

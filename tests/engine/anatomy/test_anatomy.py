@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -10,8 +11,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel, GPT2Config, GPT2ForSequenceClassification, PreTrainedModel
 
-from models.spec import HardAttention, PruneBlocks, PruneHeads, PruneLayers, PruneWeightGroups, Recipe, Step
-from models.spec.capabilities import ARCHITECTURES
+from models.spec import (
+    HardAttention,
+    PruneBlocks,
+    PruneHeads,
+    PruneLayers,
+    PruneWeightGroups,
+    Recipe,
+    SignMatchingAttention,
+    Step,
+)
+from models.spec.capabilities import ARCHITECTURES, DECODERS, ENCODERS
+from tests.engine.decoder_models import tiny_decoder
 from tests.engine.export_models import (
     CHANNELS,
     FAMILIES,
@@ -24,8 +35,10 @@ from tests.engine.export_models import (
     tiny_classifier,
 )
 from worker.engine.anatomy import Shape, anatomy_of, ensure_supported, supported_architectures
+from worker.engine.anatomy.heads import HeadKind
 from worker.engine.anatomy.shape import LayerShape
 from worker.engine.anatomy.slicing import sliced
+from worker.engine.approximations.sparse_heads import SparseHead
 from worker.engine.errors import ModelError, UnsupportedArchitecture
 
 
@@ -217,6 +230,8 @@ class TestRecipes:
             (PruneWeightGroups(layer=5, channels=(0,)), "steps/0/layer: layer 5"),
             (PruneWeightGroups(layer=0, channels=(CHANNELS,)), "steps/0/channels: channel 48"),
             (HardAttention(layer=4, top_k=2), "steps/0/layer: layer 4"),
+            (HardAttention(layer=0, top_k=2, heads=(1, 4)), "steps/0/heads: head 4"),
+            (SignMatchingAttention(layer=0, heads=(9,)), "steps/0/heads: head 9"),
         ],
     )
     def test_elements_that_do_not_exist(self, dense: PreTrainedModel, step: Step, message: str) -> None:
@@ -228,26 +243,63 @@ class TestRecipes:
             (
                 LayerShape((0, 2, 3), (*range(40), 45)),
                 LayerShape((), (), present=False),
-                LayerShape((1,), (), hard_top_k=3),
+                LayerShape((1,), (), sparse=(SparseHead(1, "hard", 3),)),
+                LayerShape(
+                    (0, 1, 2),
+                    (4,),
+                    sparse=(SparseHead(0, "sign_average", 30), SparseHead(2, "hard", 30)),
+                ),
             )
         )
         assert Shape.from_json(shape.to_json()) == shape
         assert shape.to_json()["layers"][0]["channels"] == "0-39,45"
 
-    def test_of_several_top_k_the_hardest_counts(self, dense: PreTrainedModel) -> None:
-        steps = (HardAttention(layer=0, top_k=2), HardAttention(layer=0, top_k=30))
-        assert anatomy_of(dense).shape(Recipe(steps=steps)).layers[0].hard_top_k == 2
+    def test_of_several_decisions_on_a_head_the_coarsest_counts(self, dense: PreTrainedModel) -> None:
+        steps: list[Step] = [
+            HardAttention(layer=0, top_k=2),
+            HardAttention(layer=0, top_k=30, heads=(0, 1)),
+            SignMatchingAttention(layer=0, top_k=9, heads=(1, 2)),
+            SignMatchingAttention(layer=0, top_k=30, variant="average", heads=(2,)),
+        ]
+        expected = (
+            SparseHead(0, "hard", 2),
+            SparseHead(1, "sign_softmax", 9),
+            SparseHead(2, "sign_average", 30),
+            SparseHead(3, "hard", 2),
+        )
+        for order in itertools.permutations(steps):
+            assert anatomy_of(dense).shape(Recipe(steps=tuple(order))).layers[0].sparse == expected
+        gone = Recipe(steps=(*steps, PruneHeads(layer=0, heads=(0, 2))))
+        assert anatomy_of(dense).shape(gone).layers[0].sparse == expected[1::2]
+
+    def test_sparse_is_less_than_soft_and_soft_is_not_less_than_sparse(self, dense: PreTrainedModel) -> None:
+        anatomy = anatomy_of(dense)
+        soft = anatomy.full_shape()
+        hard, one = (
+            anatomy.shape(Recipe(steps=(HardAttention(layer=0, top_k=2, heads=heads),)))
+            for heads in (None, (1,))
+        )
+        assert hard.within(soft)
+        assert hard.within(one)
+        assert not soft.within(hard)
+        assert not one.within(hard)
+        assert anatomy.shape(Recipe(steps=(PruneHeads(layer=0, heads=(0, 2, 3)),))).within(hard) is False
+        assert anatomy.shape(Recipe(steps=(PruneHeads(layer=0, heads=(1,)),))).within(one)
 
 
 class TestArchitectures:
     def test_the_torch_free_list_is_the_registry(self) -> None:
         assert sorted(ARCHITECTURES) == sorted(supported_architectures())
 
-    def test_a_decoder_is_refused(self) -> None:
+    def test_a_decoder_with_another_head_is_refused(self) -> None:
         model = GPT2ForSequenceClassification(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=9))
         with pytest.raises(UnsupportedArchitecture) as caught:
             anatomy_of(model)
         assert all(name in caught.value.remedy for name in ARCHITECTURES)
+
+    def test_xlnet_is_refused_with_the_reason(self) -> None:
+        with pytest.raises(UnsupportedArchitecture, match=r"'xlnet'.+parameters of one module"):
+            ensure_supported({"model_type": "xlnet"})
 
     def test_a_headless_model_is_refused(self) -> None:
         sizes = {name: size for name, size in SIZES.items() if name != "num_labels"}
@@ -258,7 +310,12 @@ class TestArchitectures:
         ("config", "error"),
         [
             ({}, UnsupportedArchitecture),
-            ({"model_type": "gpt2"}, UnsupportedArchitecture),
+            ({"model_type": "t5"}, UnsupportedArchitecture),
+            ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, UnsupportedArchitecture),
+            ({"model_type": "opt", "do_layer_norm_before": False}, UnsupportedArchitecture),
+            ({"model_type": "llama", "rope_parameters": {"rope_type": "llama3"}}, UnsupportedArchitecture),
+            ({"model_type": "llama", "rope_scaling": {"type": "linear"}}, UnsupportedArchitecture),
+            ({"model_type": "llama", "num_attention_heads": 4, "num_key_value_heads": 3}, ModelError),
             ({"model_type": "bert", "is_decoder": True}, UnsupportedArchitecture),
             ({"model_type": "bert", "position_embedding_type": "relative_key"}, UnsupportedArchitecture),
             ({"model_type": "bert", "hidden_act": "selu"}, UnsupportedArchitecture),
@@ -271,6 +328,17 @@ class TestArchitectures:
             ensure_supported(config)
         assert type(caught.value) is error
         assert caught.value.remedy
+
+    @pytest.mark.parametrize(("name", "head"), [("gpt2", "sequence"), ("bert", "causal")])
+    def test_families_without_the_head_of_the_task_are_refused(self, name: str, head: HeadKind) -> None:
+        with pytest.raises(UnsupportedArchitecture, match="no head for this task") as caught:
+            ensure_supported({"model_type": name}, head)
+        able = caught.value.remedy.rpartition(": ")[2].split(", ")
+        assert sorted(able) == sorted(DECODERS if head == "causal" else ENCODERS)
+
+    @pytest.mark.parametrize("family", DECODERS)
+    def test_configs_of_decoders_that_are_supported(self, family: str) -> None:
+        ensure_supported(tiny_decoder(family).config.to_dict(), "causal")
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_configs_that_are_supported(self, family: str) -> None:

@@ -123,7 +123,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "convolution",
     ),
     ({"model_type": "modernbert", "rope_scaling": {"rope_type": "yarn"}}, "rotary"),
-    ({"model_type": "modernbert", "hidden_activation": "silu"}, "silu"),
+    ({"model_type": "modernbert", "hidden_activation": "mish"}, "mish"),
 ]
 
 

@@ -11,6 +11,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from models.spec import (
     Certificate,
     ConstraintResult,
+    ExportName,
     Latency,
     Loadable,
     MetricValue,
@@ -22,14 +23,17 @@ from models.spec import (
     Recipe,
     TaskName,
 )
+from tests.engine.decoder_models import tiny_decoder
 from tests.engine.export_models import tiny_classifier, tiny_model
-from tests.tiny_models import wordpiece_tokenizer
+from tests.tiny_models import byte_pair_tokenizer, wordpiece_tokenizer
 from worker.engine.anatomy import anatomy_of
 from worker.engine.anatomy.heads import HeadKind
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.export.card import CardFacts, card_text, write_card
 from worker.engine.export.onnx import save_onnx_folder
 from worker.engine.export.safetensors import save_folder
+from worker.engine.export.snippets import Format
+from worker.engine.export.torch_program import save_program_folder
 
 FACTS = CardFacts(
     name="intents",
@@ -136,10 +140,11 @@ def test_snippets_run(
     assert "label " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("export", ["native", "remote_code", "onnx"])
+@pytest.mark.parametrize("export", ["native", "remote_code", "onnx", "torch_export"])
 @pytest.mark.parametrize(
     ("task", "kind", "said"),
     [
+        ("text-classification", "sequence", "label "),
         ("multi-label-classification", "sequence", "label "),
         ("regression", "sequence", ""),
         ("token-classification", "token", "label "),
@@ -151,7 +156,7 @@ def test_snippets_of_other_tasks_run(
     task: TaskName,
     kind: HeadKind,
     said: str,
-    export: Loadable,
+    export: Format,
     tokenizer: PreTrainedTokenizerBase,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -161,10 +166,14 @@ def test_snippets_of_other_tasks_run(
     model = sliced(dense, anatomy_of(dense).shape(Recipe(steps=(step,))))
     if export == "onnx":
         save_onnx_folder(model, tokenizer, tmp_path, max_length=32)
+    elif export == "torch_export":
+        save_program_folder(model, tokenizer, tmp_path, max_length=32)
     else:
         assert save_folder(model, tokenizer, tmp_path) == export
     facts = CardFacts("a", "b", "c", ["d"], task=task)
-    text = card_text(certificate(export), facts, "onnx" if export == "onnx" else "safetensors")
+    name: ExportName = export if export in ("onnx", "torch_export") else "safetensors"
+    loadable: Loadable = "remote_code" if export == "remote_code" else "native"
+    text = card_text(certificate(loadable), facts, name)
     front = yaml.safe_load(text.split("---\n")[1])
     expected = task if kind != "sequence" else "text-classification"
     assert front["pipeline_tag"] == expected
@@ -174,3 +183,23 @@ def test_snippets_of_other_tasks_run(
     printed = capsys.readouterr().out
     assert printed.strip() or task == "question-answering"
     assert said in printed
+
+
+@pytest.mark.parametrize("export", ["native", "remote_code", "onnx"])
+def test_snippets_of_language_models_write_on(
+    export: Loadable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense, tokenizer = tiny_decoder("llama"), byte_pair_tokenizer(["your text", "and some more of it"], 290)
+    step = PruneHeads(layer=0, heads=(1,)) if export == "remote_code" else PruneLayers(layers=(0,))
+    model = sliced(dense, anatomy_of(dense).shape(Recipe(steps=(step,))))
+    if export == "onnx":
+        save_onnx_folder(model, tokenizer, tmp_path, max_length=32)
+    else:
+        assert save_folder(model, tokenizer, tmp_path) == export
+    facts = CardFacts("a", "b", "c", [], task="causal-lm")
+    text = card_text(certificate(export), facts, "onnx" if export == "onnx" else "safetensors")
+    assert yaml.safe_load(text.split("---\n")[1])["pipeline_tag"] == "text-generation"
+    snippet = text.partition("```python\n")[2].partition("```")[0]
+    capsys.readouterr()
+    exec(snippet.replace("PATH/TO/THIS/FOLDER", str(tmp_path)), {})
+    assert "your text" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from worker.engine.anatomy.shape import LayerShape, Shape
 from worker.engine.export.onnx import layer_stack_onnx
 from worker.engine.measure.inputs import BenchInputs
-from worker.engine.measure.latency_table import BlockCosts, Dimensions, LatencyTable
+from worker.engine.measure.latency_table import BlockCosts, Dimensions, LatencyTable, NarrowCosts
 from worker.engine.measure.probing import ModelFile
 from worker.engine.measure.table_fit import Stack, fit, monotone, planned_stacks
 from worker.engine.measure.table_measure import latency_table
@@ -97,8 +98,37 @@ def test_monotone_never_falls_and_leaves_what_rises_alone(values: list[float]) -
     np.testing.assert_array_equal(monotone(rising), rising)
 
 
+NARROW = replace(
+    TABLE,
+    narrow=NarrowCosts(384, 192, BlockCosts((0, 6, 12), (0.08, 0.26, 0.35), (0, 1536), (0.05, 0.45))),
+)
+
+
+@pytest.mark.parametrize(("gone", "attention", "ffn"), [(0, 0.5, 0.9), (96, 0.425, 0.675), (192, 0.35, 0.45)])
+def test_fewer_hidden_dimensions_cost_less_along_a_line(gone: int, attention: float, ffn: float) -> None:
+    shape = Shape((layer(12, 1536),) * 3, hidden_gone=tuple(range(gone)))
+    last = 0.25 * attention / 0.5 + 0.15 * ffn / 0.9
+    assert NARROW.predict(shape) == pytest.approx(TABLE.fixed_ms + 2 * (attention + ffn) + last)
+    assert LatencyTable.from_json(json.loads(json.dumps(NARROW.to_json()))) == NARROW
+
+
+def test_what_was_not_timed_is_neither_free_nor_faster_than_in_proportion() -> None:
+    whole = Shape((layer(12, 1536),) * 3)
+    narrowest = replace(whole, hidden_gone=tuple(range(383)))
+    assert TABLE.fixed_ms < NARROW.predict(narrowest) < 0.5 * NARROW.predict(whole)
+    assert TABLE.predict(narrowest) == TABLE.predict(whole), "without a measurement nothing is gained"
+    noisy = replace(
+        NARROW, narrow=NarrowCosts(384, 192, BlockCosts((0, 12), (0.0, 0.0), (0, 1536), (0.0, 2.0)))
+    )
+    half = replace(whole, hidden_gone=tuple(range(192)))
+    assert noisy.narrow is not None
+    assert noisy.narrow.factor("attention", 12, 192, 0.5) == 0.5
+    assert noisy.narrow.factor("ffn", 1536, 192, 0.9) == 1.0
+    assert noisy.predict(half) < TABLE.predict(whole)
+
+
 def test_a_measured_table_tells_wide_layers_from_narrow_ones_and_is_kept(tmp_path: Path) -> None:
-    dimensions = Dimensions(hidden_size=128, head_size=32, heads=4, channels=2048, layers=4)
+    dimensions = Dimensions(hidden_size=128, head_size=32, heads=4, channels=2048, layers=4, narrower=True)
     dense = ModelFile(tmp_path / "dense.onnx")
     layer_stack_onnx(dense.path, hidden_size=128, head_size=32, layers=[(4, 2048)] * 4, quantized=False)
     inputs = BenchInputs.sample([[1] * 24], batch_size=2, calls=8)
@@ -120,6 +150,8 @@ def test_a_measured_table_tells_wide_layers_from_narrow_ones_and_is_kept(tmp_pat
     assert table.predict(whole) == pytest.approx(table.dense_ms, rel=0.5)
     assert table.predict(whole.with_layer(1, layer(4, 256))) < 0.95 * table.predict(whole)
     assert table.predict(Shape((layer(4, 2048),))) < 0.7 * table.predict(whole)
+    narrower = replace(whole, hidden_gone=tuple(range(64)))
+    assert 0.4 * table.predict(whole) < table.predict(narrower) < 0.95 * table.predict(whole)
     assert steps == [(number, steps[0][1]) for number in range(steps[0][1])]
     done = len(steps)
     assert measured() == table

@@ -146,7 +146,7 @@ def test_a_probe_ends_by_itself_when_its_parent_is_gone(
     assert process.stdin is not None
     assert process.stdout is not None
     assert json.loads(process.stdout.readline()) == {"ready": True}
-    process.stdin.write(b'{"do": "pass", "calls": 3, "repeats": 100000000, "warmup": 0}\n')
+    process.stdin.write(b'{"do": "pass", "first": 0, "calls": 3, "repeats": 100000000, "warmup": 0}\n')
     process.stdin.close()
     assert process.wait(timeout=20) == 0
     process.stdout.close()

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import numpy as np
 import pytest
 
-from models.spec import Constraints
+from models.spec import AccuracyConstraint, Constraints
 from worker.engine.measure.intervals import PairedBootstrap
-from worker.engine.measure.verdict import Measured, evaluate_constraints, judge
+from worker.engine.measure.verdict import Measured, allowed_drop, evaluate_constraints, judge
 
 MEASURED = Measured(
     dense_metric=0.90,
@@ -85,3 +86,18 @@ def test_infeasible_is_said_only_of_what_was_proved() -> None:
     assert judge(unmet) == "best_effort"
     assert judge(unmet, proved_infeasible=True) == "infeasible"
     assert judge((), proved_infeasible=True) == "met"
+
+
+@pytest.mark.parametrize(
+    ("constraint", "allowed"),
+    [
+        ({}, inf),
+        ({"max_relative_drop": 0.02}, 0.016),
+        ({"max_relative_drop": 0.02, "max_absolute_drop": 0.01}, 0.01),
+        ({"max_absolute_drop": 0.1, "min": 0.78}, 0.02),
+        ({"min": 0.9}, -0.1),
+        ({"min_gain": 0.01}, -0.01),
+    ],
+)
+def test_the_tightest_bound_says_what_the_metric_may_lose(constraint: dict[str, Any], allowed: float) -> None:
+    assert allowed_drop(AccuracyConstraint(**constraint), 0.8) == pytest.approx(allowed)

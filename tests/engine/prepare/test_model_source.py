@@ -84,9 +84,9 @@ def test_config_that_is_not_json(model_copy: Path) -> None:
 
 
 def test_unknown_architecture(model_copy: Path) -> None:
-    edit_config(model_copy, model_type="gpt2")
+    edit_config(model_copy, model_type="t5")
     error = refusal(model_copy, UnsupportedArchitecture)
-    assert "'gpt2'" in error.message
+    assert "'t5'" in error.message
     assert "distilbert" in error.remedy
 
 
@@ -187,7 +187,7 @@ class TestHub:
             "tokenizer_config.json",
         }
 
-    @pytest.mark.parametrize("config", [{"model_type": "gpt2"}, {"auto_map": {"AutoModel": "x.Y"}}])
+    @pytest.mark.parametrize("config", [{"model_type": "t5"}, {"auto_map": {"AutoModel": "x.Y"}}])
     def test_a_bad_config_costs_no_weights(
         self, model_copy: Path, tmp_path: Path, config: dict[str, Any]
     ) -> None:
@@ -210,6 +210,17 @@ class TestHub:
         told = raised.value.remedy.rpartition(": ")[2].split(", ")
         assert told == list(ARCHITECTURES)
         assert raised.value.pointer == "/base_model"
+
+    def test_an_architecture_that_does_not_serve_the_task_costs_its_config(
+        self, model_copy: Path, tmp_path: Path
+    ) -> None:
+        with (
+            FakeHub({"models/owner/tiny": model_copy}).running() as hub,
+            pytest.raises(UnsupportedArchitecture) as raised,
+        ):
+            resolve_model(self.source, tmp_path, head="causal", hub_endpoint=hub.endpoint)
+        assert hub.downloads() == {"config.json"}
+        assert raised.value.pointer == "/task"
 
     def test_pickled_weights_are_not_fetched(self, model_copy: Path, tmp_path: Path) -> None:
         (model_copy / "model.safetensors").rename(model_copy / "pytorch_model.bin")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from models.spec import PruneHeads, PruneLayers, PruneWeightGroups, Recipe
-from worker.engine.stages.sizing import TURNS, brought_to, shortest_that_fits
+from models.spec import PruneHeads, PruneLayers, Recipe
+from worker.engine.stages.sizing import TURNS, brought_to
 
 
 def recipe(removals: int) -> Recipe:
@@ -38,6 +38,12 @@ def test_too_slow_and_too_fast_files_are_corrected_until_they_fit() -> None:
     assert removals(brought_to(1.0, recipe(8), clock, corrected)) == 7
 
 
+def test_nothing_more_goes_because_of_a_disturbance() -> None:
+    clock = iter([1.4, 0.98])
+    tried = brought_to(1.0, recipe(3), lambda tried, turn: next(clock), lambda tried, ms: recipe(9))
+    assert tried == recipe(3)
+
+
 def test_sizing_ends_when_nothing_changes_or_the_turns_are_used_up() -> None:
     turns: list[int] = []
 
@@ -46,19 +52,12 @@ def test_sizing_ends_when_nothing_changes_or_the_turns_are_used_up() -> None:
         return 2.0
 
     assert brought_to(1.0, recipe(2), slow, lambda tried, ms: tried) == recipe(2)
-    assert brought_to(1.0, recipe(2), slow, lambda tried, ms: None) == recipe(2)
     assert turns == [0, 0]
     assert brought_to(1.0, recipe(0), slow, lambda tried, ms: recipe(removals(tried) + 1)) == recipe(TURNS)
 
 
-def test_widening_takes_back_the_last_removals_but_no_dropped_layer() -> None:
-    steps = (
-        PruneHeads(layer=0, heads=(0,)),
-        PruneLayers(layers=(1,)),
-        PruneHeads(layer=0, heads=(1,)),
-        PruneWeightGroups(layer=0, channels=(3,)),
-    )
-    whole = Recipe(steps=steps)
-    assert shortest_that_fits(whole, lambda tried: True) == Recipe(steps=steps[:2])
-    assert shortest_that_fits(whole, lambda tried: len(tried.steps) >= 3) == Recipe(steps=steps[:3])
-    assert shortest_that_fits(whole, lambda tried: False) == whole
+def test_without_time_for_another_timing_the_last_correction_holds() -> None:
+    def once(tried: Recipe, turn: int) -> float | None:
+        return None if turn else 0.5
+
+    assert removals(brought_to(1.0, recipe(6), once, lambda tried, ms: recipe(2))) == 2

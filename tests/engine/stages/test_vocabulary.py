@@ -13,7 +13,8 @@ from models.spec import JobSpec, Recipe
 from worker.engine.delivery import Delivered
 from worker.engine.measure.probing import ModelFile
 from worker.engine.run import Run
-from worker.engine.stages.vocabulary import best_table, wants_lower_rank, wants_smaller_table
+from worker.engine.stages.ranks import wants_lower_rank
+from worker.engine.stages.vocabulary import best_table, wants_smaller_table
 
 DENSE_BYTES = 1000
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,8 @@ from worker.engine.crew import Alone, Crew, Share
 from worker.engine.errors import Stopped
 from worker.engine.reporting import SilentReporter
 from worker.engine.run import Run
-from worker.engine.stages import weighing
+from worker.engine.significance.prefix import PrefixReplay
+from worker.engine.stages.problem import weighed_elements
 from worker.engine.stages.sharing import UnlikeMachine
 from worker.engine.stages.weighing import Weighing
 
@@ -59,10 +61,13 @@ def test_one_worker_has_one_share(sources: dict[str, Any], finished: Path) -> No
 
 def test_every_element_is_in_one_share(sources: dict[str, Any], finished: Path) -> None:
     for workers in (2, 3, 64):
-        shares = Weighing(Run(spec_of(sources, workers), finished, SilentReporter()), ROWS).shares()
+        run = Run(spec_of(sources, workers), finished, SilentReporter())
+        shares = Weighing(run, ROWS).shares()
         names = [name for share in shares for name in share["elements"]]
         assert len(names) == len(set(names))
-        assert len(shares) == min(len(names), 4 * workers)
+        assert set(names) == {each.id for each in weighed_elements(run, run.dense.anatomy.full_shape())}
+        # Three layers, the siblings of six blocks, two hidden groups.
+        assert len(shares) == min(11, 4 * workers)
 
 
 def test_a_helper_on_another_kind_of_machine_declines(
@@ -94,7 +99,7 @@ def test_losses_that_are_no_numbers_pass(
     sources: dict[str, Any], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        weighing, "losses_without", lambda elements, *_, **__: {e.id: float("nan") for e in elements}
+        PrefixReplay, "losses_without", lambda replay, siblings: [np.full(ROWS, np.nan) for _ in siblings]
     )
     without = weighed(sources, finished, 2, Alone())
     assert all(loss != loss for loss in without.values())

@@ -35,18 +35,19 @@ def problem(
         generator = np.random.default_rng(0)
         heads = generator.random((4, anatomy.layers, anatomy.heads))
         channels = generator.random((4, anatomy.layers, anatomy.channels)) / anatomy.channels
-        return FisherInformation(heads, channels)
+        return FisherInformation(heads, channels, hidden=generator.random((4, anatomy.hidden_size)))
 
     costs = CostModel(milliseconds, anatomy.parameters, float(whole), whole, 1.0)
     made = SearchProblem(
         anatomy=anatomy,
         judge=judge,
-        fisher=fisher,
+        significance=fisher,
         costs=costs,
         dense=DenseReference(milliseconds(full), float(whole), 1),
         goal=Goal(),
         focus="speed",
-        allowed=frozenset(APPROXIMATIONS),
+        # Hidden dimensions only where a test asks for them: they touch every layer's costs.
+        allowed=frozenset(APPROXIMATIONS) - {"prune_hidden"},
         trials=None,
         length=8,
         max_candidates=1000,

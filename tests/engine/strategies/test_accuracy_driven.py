@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from models.spec import HardAttention, PruneBlocks, PruneHeads, PruneWeightGroups, Recipe
+from models.spec import (
+    HardAttention,
+    PruneBlocks,
+    PruneHeads,
+    PruneWeightGroups,
+    Recipe,
+    SignMatchingAttention,
+)
 from tests.engine.strategies.problems import BASE, ROWS, flat, problem
 from worker.engine.anatomy import Shape
 from worker.engine.strategies import STRATEGIES
@@ -21,8 +28,10 @@ def tried(steps: list[SearchStep]) -> list[str]:
     names = []
     for step in steps:
         match step.candidate.recipe.steps[-1]:
-            case HardAttention(layer=layer):
-                names.append(f"{layer}.hard")
+            case HardAttention(layer=layer, heads=heads):
+                names.append(f"{layer}.hard" + (f".head.{heads[0]}" if heads else ""))
+            case SignMatchingAttention(layer=layer, variant=variant, heads=heads):
+                names.append(f"{layer}.{variant}" + (f".head.{heads[0]}" if heads else ""))
             case PruneBlocks(blocks=(block,)):
                 names.append(block.removeprefix("layer."))
             case PruneHeads(layer=layer, heads=(head,)):
@@ -36,11 +45,12 @@ def without_ffn(shape: Shape, layer: int) -> bool:
     return not shape.layers[layer].channels
 
 
-def test_the_order_is_hard_attention_upwards_then_blocks_downwards_ffn_first() -> None:
+def test_the_order_is_sparse_attention_upwards_then_blocks_downwards_ffn_first() -> None:
     # Ten per cent worse at once: no block is looked into.
     steps = list(accuracy_driven(problem(lambda shape: BASE if _full(shape) else BASE * 1.2), None))
     assert tried(steps) == [
         *["0.hard", "1.hard", "2.hard"],
+        *["0.softmax", "1.softmax", "2.softmax", "0.average", "1.average", "2.average"],
         *["2.ffn", "2.attention", "1.ffn", "1.attention", "0.ffn", "0.attention"],
     ]
     assert not any(step.candidate.accepted for step in steps)
@@ -91,6 +101,40 @@ def test_a_block_that_stays_is_looked_into_only_below_the_published_ratio() -> N
     assert names.index("2.group.0") == names.index("2.ffn") + 1
 
 
+def test_heads_of_a_layer_that_did_not_become_sparse_come_last() -> None:
+    """Within a tenth of the lowest loss only; those that are accepted stay, and what is gone is not tried."""
+
+    def losses(shape: Shape) -> np.ndarray:
+        layer = shape.layers[1]
+        if {each.head for each in layer.sparse} == {2}:
+            return BASE * 0.7
+        if layer.heads == (0, 1, 2):
+            return BASE * 0.8
+        if not layer.heads:
+            return BASE * 1.09
+        return BASE * (1.05 if layer.sparse else 1.0 if _full(shape) else 1.2)
+
+    allowed = frozenset({"hard_attention", "prune_blocks", "prune_heads"})
+    steps = list(accuracy_driven(problem(losses, allowed=allowed), None))
+    names = tried(steps)
+    assert names[:3] == ["0.hard", "1.hard", "2.hard"]
+    assert "1.head.3" in names
+    assert names[-3:] == ["1.hard.head.0", "1.hard.head.1", "1.hard.head.2"]
+    assert not [name for name in names if name.startswith(("0.hard.", "2.hard."))]
+    accepted = [name for name, step in zip(names, steps, strict=True) if step.candidate.accepted]
+    assert accepted == ["1.head.3", "1.hard.head.2"]
+    last = Recipe.model_validate(steps[-1].state["recipe"]).steps[-1]
+    assert last == HardAttention(layer=1, top_k=30, heads=(2,))
+
+
+def test_what_reads_all_tokens_anyway_is_not_tried() -> None:
+    allowed = frozenset({"hard_attention", "sign_matching_attention"})
+    short = tried(list(accuracy_driven(problem(flat, allowed=allowed, longest=30), None)))
+    assert {name.split(".")[1] for name in short if name.count(".") == 1} == {"average", "ffn", "attention"}
+    long = tried(list(accuracy_driven(problem(flat, allowed=allowed, longest=31), None)))
+    assert {name.split(".")[1] for name in long} == {"hard", "softmax", "average", "ffn", "attention"}
+
+
 def test_what_the_job_does_not_allow_is_not_done() -> None:
     better_without = problem(lambda shape: BASE if _full(shape) else BASE * 0.9)
 
@@ -103,6 +147,7 @@ def test_what_the_job_does_not_allow_is_not_done() -> None:
 
     assert set(names({"prune_heads"})) == {"prune_heads"}
     assert set(names({"hard_attention"})) == {"hard_attention"}
+    assert set(names({"sign_matching_attention"})) == {"sign_matching_attention"}
     assert better_without.may("quantize")
 
 
@@ -135,7 +180,7 @@ def _full(shape: Shape) -> bool:
 def _changes(shape: Shape) -> int:
     """How many parts of the tiny BERT (3 layers, 4 heads, 24 channels) are gone or hard."""
     count: Any = sum(
-        (4 - len(layer.heads)) + (24 - len(layer.channels)) // 2 + (layer.hard_top_k is not None)
+        (4 - len(layer.heads)) + (24 - len(layer.channels)) // 2 + len(layer.sparse)
         if layer.heads and layer.channels
         else 1
         for layer in shape.layers

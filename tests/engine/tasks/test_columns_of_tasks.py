@@ -70,6 +70,7 @@ FOUND: list[tuple[TaskName, dict[str, Any], Columns]] = [
         {"question": "q", "choices": {"label": ["A", "B"], "text": ["a", "b"]}, "answerKey": "A"},
         Columns(text="question", choices="choices", label="answerKey"),
     ),
+    ("causal-lm", {"id": 3, "text": "t"}, Columns(text="text")),
 ]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.spec.capabilities import ARCHITECTURES
+from models.spec.capabilities import ENCODERS
 from tests.tiny_models import save_tiny_model
 from worker.engine.device import Device
 from worker.engine.prepare import load_model, load_tokenizer
@@ -25,7 +25,7 @@ def rows(pairs: list[str] | None) -> Rows:
     return Rows(parts, ("no", "yes"))
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=ENCODERS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     architecture: str = request.param
     return save_tiny_model(

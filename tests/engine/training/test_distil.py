@@ -80,6 +80,35 @@ def test_hidden_states_are_drawn_to_the_teacher_s(teacher: torch.nn.Module, keyw
     assert distance() < 0.5 * before
 
 
+def test_a_narrower_student_is_drawn_to_the_dimensions_that_it_has(
+    teacher: torch.nn.Module, keywords: Keywords
+) -> None:
+    batch = keywords.selection.batch(np.arange(50)).inputs
+    shape = anatomy_of(teacher).full_shape()
+    gone = (*range(0, 32, 4), 30)
+    student = sliced(teacher, replace(shape, hidden_gone=gone))
+    kept = [index for index in range(32) if index not in gone]
+
+    def distances() -> list[float]:
+        """Of the last states to the teacher's in those dimensions, and in as many others."""
+        with torch.no_grad():
+            held = student(**batch, output_hidden_states=True).hidden_states[-1]
+            wanted = teacher(**batch, output_hidden_states=True).hidden_states[-1]
+        real = batch["attention_mask"].bool()
+        assert held.shape[-1] == len(kept)
+        return [
+            float((held - wanted[..., which])[real].square().mean())
+            for which in (kept, list(range(len(kept))))
+        ]
+
+    before = distances()
+    options = replace(QUICK, soft=0.0, hard=0.0, hidden=1.0)
+    distil(student, teacher, *keywords.parts, options, device=keywords.device)
+    after = distances()
+    assert after[0] < 0.5 * before[0]
+    assert after[0] < 0.5 * after[1]
+
+
 @pytest.mark.parametrize(
     ("present", "matched"),
     [

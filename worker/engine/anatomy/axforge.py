@@ -6,6 +6,7 @@ from transformers import PreTrainedConfig
 
 from worker.engine.anatomy.families import Family, LayerNames
 from worker.engine.anatomy.heads import Head
+from worker.engine.export.axforge_decoder import AxforgeForCausalLM
 from worker.engine.export.axforge_heads import (
     AxforgeForMultipleChoice,
     AxforgeForQuestionAnswering,
@@ -42,11 +43,12 @@ def _variant(config: PreTrainedConfig) -> dict[str, Any]:
         "head_input_dropout",
         "initializer_range",
         "pad_token_id",
+        "causal",
     )
     return {name: getattr(config, name) for name in kept}
 
 
-EXTRAS = ("projection", "relative.table", "relative.norm", "final_norm", "head.norm")
+EXTRAS = ("position_embeddings", "projection", "relative.table", "relative.norm", "final_norm", "head.norm")
 AXFORGE = Family(
     model_types=("axforge",),
     model_class=AxforgeForSequenceClassification,
@@ -63,6 +65,7 @@ AXFORGE = Family(
         ffn_norm="ffn_norm",
         ffn_gate="ffn_gate",
         by_head={name: f"attention.{name}" for name in ("position_query", "position_key")},
+        head_norms={name: f"attention.{name}" for name in ("query_norm", "key_norm")},
     ),
     embeddings="embeddings",
     head_dense="head.dense",
@@ -73,5 +76,6 @@ AXFORGE = Family(
         "token": Head(AxforgeForTokenClassification, "head.out", "head.dense"),
         "span": Head(AxforgeForQuestionAnswering, "head.out", "head.dense"),
         "choice": Head(AxforgeForMultipleChoice, "head.out", "head.dense"),
+        "causal": Head(AxforgeForCausalLM, "lm_head.out"),
     },
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,8 @@ from models.spec import Recipe, Step
 from worker.engine.anatomy.costs import head_macs, layer_macs, layer_parameters, matrix_values
 from worker.engine.anatomy.families import Family, LayerParts, layer_parts
 from worker.engine.anatomy.heads import HeadKind
+from worker.engine.anatomy.hidden import narrowing, outside_parameters
+from worker.engine.anatomy.lm_head import masked_head
 from worker.engine.anatomy.masking import Gates, gated, masked
 from worker.engine.anatomy.shape import Shape, positions
 from worker.engine.approximations import STRUCTURAL
@@ -69,18 +71,34 @@ class Anatomy:
         """
         for number, step in enumerate(recipe.steps):
             self._check(number, step)
-        shape = self.full_shape().applied(recipe).normalised()
+        shape = self._normalised(self.full_shape().applied(recipe))
         self._check_rows(shape)
         return shape
 
+    def width(self, shape: Shape) -> int:
+        """Dimensions of the residual stream that `shape` leaves. Raises ValueError when it leaves none."""
+        width = self.hidden_size - len(shape.hidden_gone)
+        if width < 1:
+            raise ValueError("the shape leaves no hidden dimension")
+        return width
+
     def parameters(self, shape: Shape) -> int:
         """Parameters of the model that `sliced(model, shape)` returns, embeddings included."""
-        outside = self.outside.values()
-        total: int = sum(parameter.numel() for module in outside for parameter in module.parameters())
         shape, pre_norm = self.checked(shape), self.form.get("norm_placement") == "pre"
-        total -= self._word_parameters(self.full_shape()) - self._word_parameters(shape)
+        rows, width = self._row_count(shape), self.width(shape)
+        total = outside_parameters(self, shape)
+        if self.kind == "causal" and not self.tied_head:
+            total += rows * width
+        total += matrix_values(rows, self._embedding_width(shape), shape.embedding_rank)
         return total + sum(
-            layer_parameters(part, shape.layers[part.index], self.head_size, pre_norm=pre_norm)
+            layer_parameters(
+                part,
+                shape.layers[part.index],
+                width,
+                self.head_size,
+                pre_norm=pre_norm,
+                kv_group=self.kv_group,
+            )
             for part in self.parts
             if shape.leads(part.index)
         )
@@ -88,18 +106,21 @@ class Anatomy:
     def macs(self, shape: Shape, length: int) -> int:
         """Multiply-accumulates for one sequence of `length` tokens.
 
-        A layer with h heads of size s, hidden width d and c channels takes
+        A layer with h heads of size s, hidden width d (as `shape` leaves it) and c channels takes
         length * (4 d h s + 2 d c) for its linear modules (3 d c where the FFN is gated; of rank r it has
-        r (d + c) for each d c) and 2 * length^2 * h s for scores and context; a head with two linear modules
-        d^2 + d * labels, with one d * labels, on one token, or on every token where it answers for each;
+        r (d + c) for each d c; 2 d g s less 2 d h s where only g heads have keys and values) and
+        2 * length^2 * h s for scores and context, what is masked among them; a head with two linear modules
+        d^2 + d * labels, with one d * labels, on one token, or on every token where it answers for each (of
+        a language model, labels are the words);
         embeddings of width e that are projected length * d e, those of rank r length * e r more. Lookups,
         norms, activations and softmax multiply no matrices and count as 0. Hard and local attention save
-        none: they compute all scores first. Layers that share weights count each.
+        none: they compute all scores first; sign matching with a softmax takes length^2 s more a head. Layers
+        that share weights count each.
         """
-        shape, width, dense = self.checked(shape), self.hidden_size, "head.dense" in self.outside
-        total = head_macs(self.kind, width, self.model.config.num_labels, length, dense=dense)
+        shape, width, dense = self.checked(shape), self.width(shape), "head.dense" in self.outside
+        total = self._head_macs(shape, length, dense=dense)
         total += length * width * (self.form.get("embedding_size") or 0)
-        total += length * self.embedding_width * (shape.embedding_rank or 0)
+        total += length * self._embedding_width(shape) * (shape.embedding_rank or 0)
         return total + sum(
             layer_macs(self.form, width, self.head_size, layer, length) for layer in shape.layers
         )
@@ -111,8 +132,12 @@ class Anatomy:
         Raises ValueError when the model does not hold all of `shape`.
         """
         full, shape = self.full_shape(), self.checked(shape)
-        embeddings = self.outside["embeddings"]
-        return masked(self.model, embeddings, self.parts, full, shape, self.head_size, self.token_ids(shape))
+        embeddings, narrower, rows = self.outside["embeddings"], narrowing(self, shape), self.token_ids(shape)
+        whole = masked(self.model, embeddings, self.parts, full, shape, self.head_size, rows, narrower)
+        if self.kind != "causal":
+            return whole
+        columns = None if narrower is None else narrower.kept
+        return _both(whole, masked_head(self, embeddings, shape, rows, columns))
 
     def token_ids(self, shape: Shape) -> Tensor | None:
         """This model's token id for each token id of the vocabulary that `shape` leaves, (rows,).
@@ -124,21 +149,34 @@ class Anatomy:
             return None
         return torch.tensor(kept if held is None else positions(held, kept))
 
-    def gated(self, batch_size: int | None = None) -> AbstractContextManager[Gates]:
+    def gated(self, batch_size: int | None = None, *, hidden: bool = False) -> AbstractContextManager[Gates]:
         """While it lasts, contexts of heads and activations of channels are multiplied by gates.
 
-        The gates are ones that require gradients, of shapes (layers, heads) and (layers, channels)
-        by dense index; with `batch_size` (batch, layers, heads) and (batch, layers, channels), so
-        that one backward pass of a summed loss gives each example's own gradients. Gates of
+        With `hidden` there are gates on the dimensions of the residual stream, too, one for each, shared by
+        all that reads it (see `hidden.weighted_norm`); tables of relative positions are not gated by them.
+
+        The gates are ones that require gradients, of shapes (layers, heads), (layers, channels) and
+        (hidden,) by dense index; with `batch_size` each has that many in front, so that one backward pass
+        of a summed loss gives each example's own gradients. Gates of
         elements that the model does not have any more take no part: their gradient is 0.
         Combines with `masked`.
         """
-        return gated(self, batch_size)
+        return gated(self, batch_size, hidden)
 
     @cached_property
     def form(self) -> Mapping[str, Any]:
         """How the model computes, as fields of `AxforgeConfig`."""
         return self.family.variant(self.model.config)
+
+    @property
+    def kv_group(self) -> int:
+        """How many of the dense model's query heads share a head of keys and values."""
+        return int((self.form.get("causal") or {}).get("kv_group", 1))
+
+    @property
+    def tied_head(self) -> bool:
+        """Whether the word embedding is also the matrix of a language model's head."""
+        return self.kind == "causal" and bool((self.form.get("causal") or {})["tied_head"])
 
     @property
     def embedding_width(self) -> int:
@@ -163,18 +201,26 @@ class Anatomy:
 
     def checked(self, shape: Shape) -> Shape:
         """`shape` normalised. Raises ValueError when this model does not hold all of it."""
-        shape, full = shape.normalised(), self.full_shape()
+        shape, full = self._normalised(shape), self.full_shape()
         self._check_rows(shape)
         if len(shape.layers) != len(full.layers):
             raise ValueError(f"the shape has {len(shape.layers)} layers, the dense model {len(full.layers)}")
         if shape.shares != full.shares:
             raise ValueError("the shape's layers do not share weights as the model's do")
+        width = self.width(shape)
         for index, (wanted, held) in enumerate(zip(shape.layers, full.layers, strict=True)):
-            if not wanted.within(held):
+            if not wanted.within(held, width):
                 raise ValueError(f"the shape keeps elements of layer {index} that the model does not have")
-        if not shape.within(full):
-            raise ValueError("the shape keeps rows of the vocabulary that the model does not have")
+        if not shape.within(full, width, self._embedding_width(shape)):
+            raise ValueError("the shape keeps rows or dimensions that the model does not have")
         return shape
+
+    def _normalised(self, shape: Shape) -> Shape:
+        return shape.normalised(self.width(shape), self._embedding_width(shape))
+
+    def _embedding_width(self, shape: Shape) -> int:
+        """Of the embeddings of a model of `shape`, which are projected or as wide as the stream."""
+        return int(self.form.get("embedding_size") or self.width(shape))
 
     @cached_property
     def _full_shape(self) -> Shape:
@@ -183,9 +229,15 @@ class Anatomy:
             return Shape.from_json(kept)
         return Shape.full(self.layers, self.heads, self.channels, self.shares)
 
-    def _word_parameters(self, shape: Shape) -> int:
-        rows, rank = self.vocabulary if shape.rows is None else len(shape.rows), shape.embedding_rank
-        return matrix_values(rows, self.embedding_width, rank)
+    def _row_count(self, shape: Shape) -> int:
+        return self.vocabulary if shape.rows is None else len(shape.rows)
+
+    def _head_macs(self, shape: Shape, length: int, *, dense: bool) -> int:
+        rows, width = self._row_count(shape), self.width(shape)
+        if self.tied_head and shape.embedding_rank is not None:
+            return length * matrix_values(rows, width, shape.embedding_rank)
+        outputs = rows if self.kind == "causal" else self.model.config.num_labels
+        return head_macs(self.kind, width, outputs, length, dense=dense)
 
     def _check_rows(self, shape: Shape) -> None:
         lost = set() if shape.rows is None else self.fixed_rows - set(shape.rows)
@@ -199,6 +251,7 @@ class Anatomy:
             "layer": self.layers,
             "head": self.heads,
             "channel": self.channels,
+            "dimension": self.hidden_size,
             "row": self.vocabulary,
             "rank": self.hidden_size,
             "embedding rank": self.embedding_width,
@@ -206,6 +259,12 @@ class Anatomy:
         structural = STRUCTURAL.get(step.approximation)
         for field, what, indices in structural.named(step) if structural else ():
             _check_indices(f"steps/{number}/{field}", what, indices, counts[what])
+
+
+@contextmanager
+def _both(one: AbstractContextManager[None], other: AbstractContextManager[None]) -> Iterator[None]:
+    with one, other:
+        yield
 
 
 def _check_indices(where: str, what: str, indices: tuple[int, ...], count: int) -> None:

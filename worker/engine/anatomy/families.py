@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from worker.engine.anatomy.heads import Head, HeadKind
 from worker.engine.export.modeling_axforge import LowRankLinear
 
-Linear = nn.Linear | LowRankLinear
+Linear: TypeAlias = nn.Linear | LowRankLinear | Conv1D
+"""GPT-2's Conv1D is a linear module whose weight lies the other way round: (inputs, outputs)."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class LayerNames:
     `attention` is the module that calls transformers' attention function. Where it works out its
     probabilities itself, `probabilities` is the dropout module that they go through.
     `ffn_gate` is the projection that the activation is of, where another one (`ffn_up`) is multiplied.
-    `by_head` are further projections with outputs for every head, by the exported model's path.
+    `by_head` are further projections with outputs for every head, by the exported model's path;
+    `head_norms` norms over a head's values, common to all heads, by theirs.
     """
 
     attention: str
@@ -45,6 +48,7 @@ class LayerNames:
     ffn_norm: str
     ffn_gate: str | Fused | None = None
     by_head: Mapping[str, str] = field(default_factory=dict)
+    head_norms: Mapping[str, str] = field(default_factory=dict)
     probabilities: str | None = None
 
 
@@ -74,11 +78,11 @@ def unchanged(model: PreTrainedModel) -> None:
 
 @dataclass(frozen=True)
 class Family:
-    """An encoder architecture, and the heads that its models may have.
+    """An architecture, and the heads that its models may have.
 
     `embeddings`, `head_dense` and `head_out` are module paths: the embedding module, and the two
-    linear modules of the sequence classifier. `layers` is the path of the list of layers.
-    `other_heads` are those besides sequence classification.
+    linear modules of the sequence classifier `model_class`. `layers` is the path of the list of layers.
+    `other_heads` are those besides sequence classification, which decoders do not have.
     `extras`: further modules outside the layers, by their path in the exported model; such as a
     configuration or a head does not have may be among them. `embedding_names`: names of embedding tables and
     norm that are not BERT's. `variant` gives the fields of `AxforgeConfig` that tell this family's forward
@@ -92,13 +96,13 @@ class Family:
     """
 
     model_types: tuple[str, ...]
-    model_class: type[PreTrainedModel]
     layers: str
     names: LayerNames
     embeddings: str
-    head_dense: str
-    head_out: str
     variant: Callable[[PreTrainedConfig], Mapping[str, Any]]
+    model_class: type[PreTrainedModel] | None = None
+    head_dense: str | None = None
+    head_out: str = ""
     channels_field: str = "intermediate_size"
     other_heads: Mapping[HeadKind, Head] = field(default_factory=dict)
     extras: Mapping[str, str] = field(default_factory=dict)
@@ -112,6 +116,8 @@ class Family:
     @property
     def heads(self) -> Mapping[HeadKind, Head]:
         """All heads by their kind."""
+        if self.model_class is None:
+            return self.other_heads
         return {"sequence": Head(self.model_class, self.head_out, self.head_dense), **self.other_heads}
 
     def kind_of(self, model: PreTrainedModel) -> HeadKind | None:
@@ -142,8 +148,9 @@ class Rows:
         """(outputs, inputs): a view, or of a low-rank module the product."""
         if isinstance(self.linear, LowRankLinear):
             return self.linear.outer.weight @ self.linear.inner.weight
-        weight: Tensor = self.linear.weight
-        return weight.view(self.of, -1, weight.shape[1])[self.part]
+        weight: Tensor = self.linear.weight.T if isinstance(self.linear, Conv1D) else self.linear.weight
+        part: Tensor = weight.unflatten(0, (self.of, -1))[self.part]
+        return part
 
     @property
     def bias(self) -> Tensor | None:
@@ -153,11 +160,14 @@ class Rows:
 
     @property
     def inputs(self) -> int:
+        if isinstance(self.linear, Conv1D):
+            return int(self.linear.nx)
         return int((self.linear.inner if isinstance(self.linear, LowRankLinear) else self.linear).in_features)
 
     @property
     def outputs(self) -> int:
-        return int(self._last.out_features) // self.of
+        last = self._last
+        return int(last.nf if isinstance(last, Conv1D) else last.out_features) // self.of
 
     @property
     def rank(self) -> int | None:
@@ -165,7 +175,7 @@ class Rows:
         return int(self.linear.inner.out_features) if isinstance(self.linear, LowRankLinear) else None
 
     @property
-    def _last(self) -> nn.Linear:
+    def _last(self) -> nn.Linear | Conv1D:
         return self.linear.outer if isinstance(self.linear, LowRankLinear) else self.linear
 
 
@@ -174,7 +184,8 @@ class LayerParts:
     """The modules of one layer that is present, and its index in the dense model.
 
     The modules of a block that was really removed are None, and so is a norm that the layer does not
-    have. `by_head` are all projections with outputs for every head, queries, keys and values among them.
+    have. `by_head` are all projections with outputs for every head, queries, keys and values among them; of
+    keys and values several heads may share one (`Anatomy.kv_group`). `head_norms`: see `LayerNames`.
     """
 
     index: int
@@ -182,7 +193,8 @@ class LayerParts:
     attention: nn.Module | None
     probabilities: nn.Module | None
     by_head: Mapping[str, Rows]
-    attention_output: nn.Linear | None
+    head_norms: Mapping[str, nn.Module]
+    attention_output: Linear | None
     attention_norm: nn.Module | None
     ffn_gate: Rows | None
     ffn_up: Rows | None
@@ -205,12 +217,14 @@ def layer_parts(names: LayerNames, index: int, layer: nn.Module) -> LayerParts:
 
     by_head = {"query": names.query, "key": names.key, "value": names.value, **names.by_head}
     projections = {name: rows(path) for name, path in by_head.items()}
+    norms = {name: module_at(layer, path) for name, path in names.head_norms.items()}
     return LayerParts(
         index=index,
         module=layer,
         attention=module_at(layer, names.attention),
         probabilities=module_at(layer, names.probabilities) if names.probabilities else None,
         by_head={name: projection for name, projection in projections.items() if projection is not None},
+        head_norms={name: norm for name, norm in norms.items() if norm is not None},
         attention_output=module_at(layer, names.attention_output),
         attention_norm=module_at(layer, names.attention_norm),
         ffn_gate=rows(names.ffn_gate),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -16,19 +17,25 @@ from transformers import (
     PreTrainedModel,
 )
 
-HeadKind = Literal["sequence", "token", "span", "choice"]
+HeadKind = Literal["sequence", "token", "span", "choice", "causal"]
 """`sequence` answers once for a sequence, `token` for every token; `span` gives every token's score as the
-first and as the last of an answer; `choice` scores a row's sequences against each other."""
+first and as the last of an answer; `choice` scores a row's sequences against each other; `causal` gives every
+token's scores of all words as the next."""
 AUTO_CLASSES: dict[HeadKind, Any] = {
     "sequence": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
     "span": AutoModelForQuestionAnswering,
     "choice": AutoModelForMultipleChoice,
+    "causal": AutoModelForCausalLM,
 }
 READS_FIRST_TOKEN: tuple[HeadKind, ...] = ("sequence", "choice")
 """Heads for which the last layer need not work out any other token."""
-BY_TOKEN: tuple[HeadKind, ...] = ("token", "span")
+BY_TOKEN: tuple[HeadKind, ...] = ("token", "span", "causal")
 """Heads whose logits are (sequences, length, outputs)."""
+
+
+LM_HEAD_NAME = "LMHeadModel"
+"""How the names of causal language models of older families end, such as GPT-2's."""
 
 
 def _nothing(config: PreTrainedConfig) -> Mapping[str, Any]:
@@ -68,7 +75,8 @@ def kind_of(architectures: Sequence[str] | None) -> HeadKind | None:
     """The head that the class names of a config.json tell, or None where they tell none."""
     kinds: Sequence[HeadKind] = tuple(AUTO_CLASSES)
     names = architectures or ()
-    return next((kind for kind in kinds for name in names if name.endswith(suffix(kind))), None)
+    known = next((kind for kind in kinds for name in names if name.endswith(suffix(kind))), None)
+    return "causal" if known is None and any(name.endswith(LM_HEAD_NAME) for name in names) else known
 
 
 def logits_of(output: Any) -> torch.Tensor:

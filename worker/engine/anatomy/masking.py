@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,29 +10,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 
 from worker.engine.anatomy.families import LayerParts, Rows
+from worker.engine.anatomy.hidden import Narrowing, dimensions, points, weighted
 from worker.engine.anatomy.low_rank import in_rank
 from worker.engine.anatomy.shape import LayerShape, Shape, positions
+from worker.engine.anatomy.sparse import sparse_heads
 from worker.engine.anatomy.vocabulary import projected, renumbered
-from worker.engine.export.axforge_attention import AxforgeAttention, hard_attention, hardened
+from worker.engine.approximations.sparse_heads import grouped
 
 if TYPE_CHECKING:
     from worker.engine.anatomy.base import Anatomy
 
-ATTENTION = "axforge_per_layer"
-"""Name in transformers' registry of the attention function that reads each layer's top-k."""
-
 
 @dataclass(frozen=True)
 class Gates:
-    """Factors on the context of each head and on each FFN activation, by dense index."""
+    """Factors on the context of each head, each FFN activation and each dimension of the residual stream, by
+    dense index. `hidden` is None where it was not asked for."""
 
     heads: Tensor
     channels: Tensor
+    hidden: Tensor | None = None
 
 
 @contextmanager
@@ -44,34 +43,50 @@ def masked(
     shape: Shape,
     head_size: int,
     token_ids: Tensor | None,
+    narrower: Narrowing | None,
 ) -> Iterator[None]:
-    """See `Anatomy.masked`. `shape` is within `full`, both normalised; `token_ids`: see `renumbered`."""
-    device = model.device
+    """See `Anatomy.masked`. `shape` is within `full`, both normalised; `token_ids`: see `renumbered`.
+
+    `narrower` is what `shape` leaves of the residual stream. Embeddings are of it where they are as wide.
+    """
+    device, hidden = model.device, None if narrower is None else narrower.kept
     with ExitStack() as undo:
         undo.enter_context(renumbered(model, token_ids))
         if shape.embedding_rank != full.embedding_rank and shape.embedding_rank is not None:
-            undo.enter_context(projected(model, embeddings, shape.embedding_rank, token_ids))
+            columns = hidden if narrower is not None and narrower.embeddings else None
+            undo.enter_context(projected(model, embeddings, shape.embedding_rank, token_ids, columns))
+        if narrower is not None:
+            undo.enter_context(weighted(narrower.points, narrower.factor))
         for part in parts:
             held, kept = full.layers[part.index], shape.layers[part.index]
             for handle in _layer_hooks(part, held, kept, head_size, device):
                 undo.callback(handle.remove)
-            for low in _low_rank_ffn(part, held, kept):
+            for low in _low_rank_ffn(part, held, kept, hidden):
                 undo.enter_context(low)
-        hard = {part: shape.layers[part.index].hard_top_k for part in parts}
-        undo.enter_context(_hard_attention(model, {part: k for part, k in hard.items() if k is not None}))
+            sparse = grouped(kept.sparse, held.heads)
+            if sparse:
+                undo.enter_context(sparse_heads(model, part, sparse))
         yield
 
 
 @contextmanager
-def gated(anatomy: Anatomy, batch_size: int | None) -> Iterator[Gates]:
+def gated(anatomy: Anatomy, batch_size: int | None, hidden: bool) -> Iterator[Gates]:
     """See `Anatomy.gated`."""
     batch = () if batch_size is None else (batch_size,)
-    device = anatomy.model.device
+
+    def ones(*sizes: int) -> Tensor:
+        return torch.ones((*batch, *sizes), device=anatomy.model.device, requires_grad=True)
+
     gates = Gates(
-        torch.ones((*batch, anatomy.layers, anatomy.heads), device=device, requires_grad=True),
-        torch.ones((*batch, anatomy.layers, anatomy.channels), device=device, requires_grad=True),
+        ones(anatomy.layers, anatomy.heads),
+        ones(anatomy.layers, anatomy.channels),
+        ones(anatomy.hidden_size) if hidden else None,
     )
     with ExitStack() as undo:
+        if gates.hidden is not None:
+            held_dimensions = list(dimensions(anatomy, anatomy.full_shape()))
+            own = tuple(point for point in points(anatomy) if not point.common)
+            undo.enter_context(weighted(own, gates.hidden[..., held_dimensions]))
         for part in anatomy.parts:
             held = anatomy.full_shape().layers[part.index]
             if part.attention_output is not None:
@@ -98,15 +113,15 @@ def _layer_hooks(
 
 
 def _low_rank_ffn(
-    part: LayerParts, held: LayerShape, kept: LayerShape
+    part: LayerParts, held: LayerShape, kept: LayerShape, hidden: Tensor | None
 ) -> Iterator[AbstractContextManager[None]]:
     if kept.ffn_rank is None or kept.ffn_rank == held.ffn_rank:
         return
     assert part.ffn_down is not None
     channels = torch.tensor(positions(held.channels, kept.channels))
     for up in part.ffn_ups:
-        yield in_rank(up, kept.ffn_rank, rows=channels, columns=None)
-    yield in_rank(Rows(part.ffn_down), kept.ffn_rank, rows=None, columns=channels)
+        yield in_rank(up, kept.ffn_rank, rows=channels, columns=hidden)
+    yield in_rank(Rows(part.ffn_down), kept.ffn_rank, rows=hidden, columns=channels)
 
 
 def _kept(held: tuple[int, ...], kept: tuple[int, ...], device: torch.device) -> Tensor:
@@ -122,11 +137,15 @@ def _without(projection: nn.Module, factor: Tensor) -> RemovableHandle:
 
 
 def _scaled_input(projection: nn.Module, factor: Tensor) -> RemovableHandle:
-    """Multiply the input (batch, length, width) by (width,) or, per example, (batch, width)."""
+    """Multiply the input (batch, length, width) by (width,) or, per example, (batch, width).
+
+    OPT hands its FFN the tokens of all examples after each other, (batch * length, width).
+    """
     aligned = factor.unsqueeze(1) if factor.dim() == 2 else factor
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0] * aligned.to(args[0].dtype), *args[1:])
+        given = args[0].unflatten(0, (len(factor), -1)) if args[0].dim() < aligned.dim() else args[0]
+        return ((given * aligned.to(given.dtype)).view(args[0].shape), *args[1:])
 
     return projection.register_forward_pre_hook(hook)
 
@@ -134,58 +153,3 @@ def _scaled_input(projection: nn.Module, factor: Tensor) -> RemovableHandle:
 def _input_as_output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     hidden = args[0] if args else kwargs["hidden_states"]
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-
-@contextmanager
-def _hard_attention(model: PreTrainedModel, top_k: dict[LayerParts, int]) -> Iterator[None]:
-    with ExitStack() as undo:
-        for part, k in top_k.items():
-            if part.probabilities is None:
-                undo.enter_context(_hard_module(model, part.attention, k))
-            else:
-                undo.callback(part.probabilities.register_forward_pre_hook(_hardening(k)).remove)
-        yield
-
-
-@contextmanager
-def _hard_module(model: PreTrainedModel, attention: nn.Module | None, k: int) -> Iterator[None]:
-    """An attention module that calls transformers' attention function, or an exported model's own."""
-    before, implementation = getattr(attention, "hard_top_k", None), model.config._attn_implementation
-    try:
-        setattr(attention, "hard_top_k", k)  # noqa: B010 - not a declared attribute
-        if not isinstance(attention, AxforgeAttention):
-            model.config._attn_implementation = ATTENTION
-        yield
-    finally:
-        model.config._attn_implementation = implementation
-        setattr(attention, "hard_top_k", before)  # noqa: B010
-
-
-def _hardening(k: int) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    """A hook on the module that an attention module hands its probabilities (..., keys) to."""
-    return lambda module, args: (hardened(args[0], k), *args[1:])
-
-
-def _per_layer_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """transformers' attention function: hard where the layer has `hard_top_k`, else sdpa."""
-    top_k = getattr(module, "hard_top_k", None)
-    if top_k is None:
-        soft: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-        return soft
-    context = hard_attention(query, key, value, attention_mask, top_k, scaling, dropout)
-    return context.transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(ATTENTION, _per_layer_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -9,6 +9,7 @@ from typing import Any
 from models.spec import Recipe
 from models.spec.ranges import as_ranges, from_ranges
 from worker.engine.approximations import STRUCTURAL
+from worker.engine.approximations.sparse_heads import SparseHead, from_json, only, to_json
 
 
 @dataclass(frozen=True)
@@ -17,35 +18,50 @@ class LayerShape:
 
     `heads` is empty when the attention block is removed, `channels` when the FFN block is:
     of a removed block only the residual path and its layer norm remain. `present=False` skips the
-    whole layer, norms included. `hard_top_k` keeps that many attention probabilities a row. `ffn_rank`: both
+    whole layer, norms included. `sparse`: the heads that read a few tokens only. `ffn_rank`: both
     FFN matrices are products with so many values between; None for whole ones.
     """
 
     heads: tuple[int, ...]
     channels: tuple[int, ...]
     present: bool = True
-    hard_top_k: int | None = None
+    sparse: tuple[SparseHead, ...] = ()
     ffn_rank: int | None = None
 
-    def normalised(self) -> LayerShape:
-        """The one way to write this shape: what is gone keeps no details."""
+    def normalised(self, width: int | None = None) -> LayerShape:
+        """The one way to write this shape: what is gone keeps no details.
+
+        `width` is that of the hidden states: of its rank or more, a matrix is whole.
+        """
         if not self.present:
             return LayerShape((), (), present=False)
-        ranked = self.ffn_rank is not None and self.ffn_rank < len(self.channels)
+        ranked = self.ffn_rank is not None and self.ffn_rank < self._most_rank(width)
         return replace(
             self,
-            hard_top_k=self.hard_top_k if self.heads else None,
+            sparse=only(self.sparse, self.heads),
             ffn_rank=self.ffn_rank if ranked else None,
         )
 
-    def within(self, other: LayerShape) -> bool:
-        """Whether this can be reached from `other` by taking away only. Both normalised."""
+    def within(self, other: LayerShape, width: int | None = None) -> bool:
+        """Whether this can be reached from `other` by taking away only. Both normalised, to their widths."""
         return (
             (other.present or not self.present)
             and set(self.heads) <= set(other.heads)
             and set(self.channels) <= set(other.channels)
-            and (not self.heads or _no_more(self.hard_top_k, other.hard_top_k))
-            and _no_more(self.ffn_rank or len(self.channels), other.ffn_rank)
+            and self._reads_no_more(other)
+            and _no_more(self.ffn_rank or self._most_rank(width), other.ffn_rank)
+        )
+
+    def _most_rank(self, width: int | None) -> int:
+        """That a matrix between the channels and hidden states of `width` can have."""
+        channels = len(self.channels)
+        return channels if width is None else min(channels, width)
+
+    def _reads_no_more(self, other: LayerShape) -> bool:
+        mine = {each.head: each for each in self.sparse}
+        return all(
+            each.head not in self.heads or (each.head in mine and mine[each.head].within(each))
+            for each in other.sparse
         )
 
 
@@ -56,6 +72,7 @@ class Shape:
     `rows`: the rows of the word embedding that are left, ascending, by index in the dense model; None for
     all of them. The model then takes token ids that count these rows. `embedding_rank`: values of a row of
     the table, from which a matrix makes its whole width; None for whole rows.
+    `hidden_gone`: the dimensions of the residual stream that are removed from all modules, ascending.
     `shares` has a number for each layer: those of the same number have the same weights, and so the same
     heads, channels and rank as long as they are present. Empty: each layer has its own.
     """
@@ -64,6 +81,7 @@ class Shape:
     rows: tuple[int, ...] | None = None
     embedding_rank: int | None = None
     shares: tuple[int, ...] = ()
+    hidden_gone: tuple[int, ...] = ()
 
     @staticmethod
     def full(layers: int, heads: int, channels: int, shares: tuple[int, ...] = ()) -> Shape:
@@ -95,17 +113,24 @@ class Shape:
         """Whether no earlier layer that is present has the same weights: what is weighed once, is here."""
         return self.sharing(index)[:1] == (index,)
 
-    def normalised(self) -> Shape:
-        """Equal for all shapes that mean the same model."""
-        return replace(self, layers=tuple(layer.normalised() for layer in self.layers))
+    def normalised(self, width: int | None = None, embedding_width: int | None = None) -> Shape:
+        """Equal for all shapes that mean the same model, if its hidden states and embeddings are so wide."""
+        layers = tuple(layer.normalised(width) for layer in self.layers)
+        rank = self.embedding_rank
+        if rank is not None and embedding_width is not None and rank >= embedding_width:
+            rank = None
+        return replace(self, layers=layers, embedding_rank=rank)
 
-    def within(self, other: Shape) -> bool:
-        """Whether this can be reached from `other` by taking away only. Both normalised."""
+    def within(self, other: Shape, width: int | None = None, embedding_width: int | None = None) -> bool:
+        """Whether this can be reached from `other` by taking away only. Both normalised, to their widths."""
         return (
             len(self.layers) == len(other.layers)
             and self._rows_within(other)
-            and _no_more(self.embedding_rank, other.embedding_rank)
-            and all(mine.within(theirs) for mine, theirs in zip(self.layers, other.layers, strict=True))
+            and set(other.hidden_gone) <= set(self.hidden_gone)
+            and _no_more(self.embedding_rank or embedding_width, other.embedding_rank)
+            and all(
+                mine.within(theirs, width) for mine, theirs in zip(self.layers, other.layers, strict=True)
+            )
         )
 
     def applied(self, recipe: Recipe) -> Shape:
@@ -127,7 +152,7 @@ class Shape:
                 "heads": as_ranges(layer.heads),
                 "channels": as_ranges(layer.channels),
                 "present": layer.present,
-                "hard_top_k": layer.hard_top_k,
+                "sparse": to_json(layer.sparse),
                 "ffn_rank": layer.ffn_rank,
             }
             for layer in self.layers
@@ -138,6 +163,7 @@ class Shape:
             "rows": rows,
             "embedding_rank": self.embedding_rank,
             "shares": list(self.shares),
+            "hidden_gone": as_ranges(self.hidden_gone),
         }
 
     @staticmethod
@@ -148,7 +174,7 @@ class Shape:
                 from_ranges(layer["heads"]),
                 from_ranges(layer["channels"]),
                 layer["present"],
-                layer["hard_top_k"],
+                from_json(layer["sparse"]),
                 layer["ffn_rank"],
             )
             for layer in document["layers"]
@@ -159,6 +185,7 @@ class Shape:
             None if rows is None else from_ranges(rows),
             document["embedding_rank"],
             tuple(document["shares"]),
+            from_ranges(document.get("hidden_gone", "")),
         )
 
     def _rows_within(self, other: Shape) -> bool:

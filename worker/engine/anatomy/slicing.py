@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -11,35 +12,55 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from models.spec.ranges import from_ranges
-from worker.engine.anatomy import Anatomy, Shape, anatomy_of, family_of
+from worker.engine.anatomy import Anatomy, Shape, anatomy_of, family_of, lm_head
 from worker.engine.anatomy.axforge import AXFORGE
 from worker.engine.anatomy.families import Family, LayerParts, Linear, Rows
+from worker.engine.anatomy.groups import heads_of
+from worker.engine.anatomy.hidden import cut, narrowing, roles
 from worker.engine.anatomy.low_rank import copy_linear
 from worker.engine.anatomy.shape import LayerShape, positions
 from worker.engine.anatomy.vocabulary import embedding_weights, with_rows, without_rows
+from worker.engine.approximations.sparse_heads import grouped
 from worker.engine.export.modeling_axforge import AxforgeConfig
 
 
 def is_native(anatomy: Anatomy, shape: Shape) -> bool:
     """Whether a stock transformers class can hold `shape`.
 
-    It can when at least one layer is left and all that are left have every head of the dense model,
-    no hard attention, and the same number of channels, and all matrices are whole; and where layers are
-    not all of one kind, when the family's own class has a place for those that are left.
+    It can when at least one layer is left and all that are left have the same number of channels and as
+    many heads as make up the hidden width (stock configs tell a head's size by dividing), none of them
+    sparse, and all matrices are whole; and where layers are not all of one kind, when the family's own
+    class has a place for those that are left. Learned biases by distance need every head that they are
+    for, and embeddings that are projected must not be as wide as what they are projected to (ELECTRA's
+    are not then). Decoders, whose heads may share keys or have a size of their own, need all heads and the
+    whole width.
     """
     shape = anatomy.checked(shape)
     present = [layer for layer in shape.layers if layer.present]
+    if anatomy.kind == "causal" and not _is_whole(anatomy, shape):
+        return False
+    by_distance = (anatomy.form.get("relative") or {}).get("kind") == "buckets"
+    width = anatomy.hidden_size if by_distance else anatomy.width(shape)
     return (
         bool(present)
         and shape.embedding_rank is None
+        and width == anatomy.width(shape) != anatomy.form.get("embedding_size")
         and all(
-            len(layer.heads) == anatomy.heads and layer.hard_top_k is None and layer.ffn_rank is None
+            (len(layer.heads) * anatomy.head_size == width or anatomy.kind == "causal")
+            and not layer.sparse
+            and layer.ffn_rank is None
             for layer in present
         )
         and len({len(layer.channels) for layer in present}) == 1
         and bool(present[0].channels)
         and _native_fields(source_config(anatomy.model.config), shape) is not None
     )
+
+
+def _is_whole(anatomy: Anatomy, shape: Shape) -> bool:
+    """Whether the residual stream has its whole width, and every layer that is left all its heads."""
+    heads = {len(layer.heads) for layer in shape.layers if layer.present}
+    return anatomy.width(shape) == anatomy.hidden_size and heads <= {anatomy.heads}
 
 
 def sliced(model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
@@ -66,11 +87,12 @@ def _build(anatomy: Anatomy, shape: Shape, *, native: bool) -> PreTrainedModel:
         "heads": anatomy.heads,
         "channels": anatomy.channels,
         "head_size": anatomy.head_size,
+        "hidden_size": anatomy.hidden_size,
         "vocabulary": anatomy.vocabulary,
         **shape.to_json(),
     }
     if native:
-        family, config = family_of(source["model_type"]), _native_config(source, shape, kept)
+        family, config = family_of(source["model_type"]), _native_config(anatomy, shape, source, kept)
     else:
         family, config = AXFORGE, _axforge_config(anatomy, shape, source, kept)
     _copy_labels(anatomy.model.config, config)
@@ -79,6 +101,10 @@ def _build(anatomy: Anatomy, shape: Shape, *, native: bool) -> PreTrainedModel:
         target.tie_weights()  # which goes with the initialisation that is left out
     target.to(device=anatomy.model.device, dtype=anatomy.model.dtype)
     _copy_weights(anatomy, target, family, shape)
+    if anatomy.kind == "causal":
+        target.config.use_cache = getattr(anatomy.model.config, "use_cache", True)
+        if anatomy.token_ids(shape) is None:  # else its special tokens have other ids
+            target.generation_config = deepcopy(anatomy.model.generation_config)
     target.train(anatomy.model.training)
     return target
 
@@ -105,8 +131,11 @@ def _native_fields(source: Mapping[str, Any], shape: Shape) -> Mapping[str, Any]
     return family_of(source["model_type"]).native_fields(_stock_config(source, shape), present)
 
 
-def _native_config(source: Mapping[str, Any], shape: Shape, kept: Mapping[str, Any]) -> PreTrainedConfig:
-    config, fields = _stock_config(source, shape), _native_fields(source, shape) or {}
+def _native_config(
+    anatomy: Anatomy, shape: Shape, source: Mapping[str, Any], kept: Mapping[str, Any]
+) -> PreTrainedConfig:
+    config = _stock_config(source, shape)
+    fields = {**(_native_fields(source, shape) or {}), **_native_width(anatomy, shape, config)}
     # What is said of the dense model's layers is needed again when this model is sliced further.
     config.axforge = {**kept, "dense_fields": {name: source[name] for name in fields}}
     present = [layer for layer in shape.layers if layer.present]
@@ -117,6 +146,17 @@ def _native_config(source: Mapping[str, Any], shape: Shape, kept: Mapping[str, A
     return config
 
 
+def _native_width(anatomy: Anatomy, shape: Shape, config: PreTrainedConfig) -> dict[str, Any]:
+    """What the stock config says of the hidden width, by its own names, where that is not the dense one."""
+    width = anatomy.width(shape)
+    if width == anatomy.hidden_size:
+        return {}
+    fields = {"hidden_size": width, "num_attention_heads": width // anatomy.head_size}
+    follows = ["pooler_hidden_size", *([] if anatomy.form.get("embedding_size") else ["embedding_size"])]
+    fields |= {name: width for name in follows if hasattr(config, name)}
+    return {_field(config, name): value for name, value in fields.items()}
+
+
 def _axforge_config(
     anatomy: Anatomy, shape: Shape, source: dict[str, Any], kept: dict[str, Any]
 ) -> PreTrainedConfig:
@@ -124,21 +164,29 @@ def _axforge_config(
     present = [index for index, layer in enumerate(shape.layers) if layer.present]
     layers = [shape.layers[index] for index in present]
     return AxforgeConfig(
-        **{**family.variant(stock), **family.heads[anatomy.kind].form(stock)},
+        **{
+            **family.variant(stock),
+            **family.heads[anatomy.kind].form(stock),
+            "hidden_size": anatomy.width(shape),
+        },
         head_size=anatomy.head_size,
         layer_heads=[len(layer.heads) for layer in layers],
         layer_channels=[len(layer.channels) for layer in layers],
-        layer_top_k=[layer.hard_top_k for layer in layers],
         layer_ranks=[layer.ffn_rank for layer in layers],
         layer_variants=[
-            {**family.layer_variant(stock, index), "heads": list(shape.layers[index].heads)}
-            for index in present
+            {**family.layer_variant(stock, index), **_own_heads(shape.layers[index])} for index in present
         ],
         layer_shares=[shape.shares[index] for index in present] if shape.shares else None,
         embedding_rank=shape.embedding_rank,
         axforge=kept,
         source_config=source,
     )
+
+
+def _own_heads(layer: LayerShape) -> dict[str, Any]:
+    """Which heads of the dense model a layer has, and which of them are sparse."""
+    sparse = grouped(layer.sparse, layer.heads)
+    return {"heads": list(layer.heads), **({"sparse": sparse} if sparse else {})}
 
 
 def _stock_config(source: Mapping[str, Any], shape: Shape) -> PreTrainedConfig:
@@ -161,20 +209,26 @@ def _copy_labels(source: PreTrainedConfig, target: PreTrainedConfig) -> None:
 
 def _copy_weights(anatomy: Anatomy, target: PreTrainedModel, family: Family, shape: Shape) -> None:
     given, wanted = anatomy.outside, family.outside(target, anatomy.kind)
+    narrower, used = narrowing(anatomy, shape), roles(anatomy.form)
+    columns = None if narrower is None else narrower.kept
     for name, module in wanted.items():
-        state = given[name].state_dict()
-        if name == "embeddings":
-            state = embedding_weights(
-                anatomy.model, given[name], anatomy.token_ids(shape), shape.embedding_rank
-            )
+        if anatomy.kind == "causal" and name == lm_head.WEIGHTS:
+            if not anatomy.tied_head:  # else it is the embeddings' weight, which is copied as theirs
+                state = lm_head.head_weights(given[name], anatomy.token_ids(shape))
+                module.load_state_dict(cut(state, used[name], columns))
+            continue
+        if name != "embeddings":
+            state = cut(given[name].state_dict(), used.get(name), columns)
+        else:
+            rows, own = anatomy.token_ids(shape), columns if name in used else None
+            state = embedding_weights(anatomy.model, given[name], rows, shape.embedding_rank, own)
             state = _renamed(state, anatomy.family.embedding_names, family.embedding_names)
         module.load_state_dict(state)
     held = anatomy.full_shape()
     sources = {part.index: part for part in anatomy.parts}
     for part in anatomy_of(target).parts:
-        _copy_layer(
-            sources[part.index], part, held.layers[part.index], shape.layers[part.index], anatomy.head_size
-        )
+        layers = held.layers[part.index], shape.layers[part.index]
+        _copy_layer(anatomy, sources[part.index], part, *layers, columns)
 
 
 def _renamed(
@@ -186,44 +240,57 @@ def _renamed(
     def name_of(path: str) -> str:
         module, _, weight = path.rpartition(".")
         module = usual.get(module, module)
-        return f"{wanted.get(module, module)}.{weight}"
+        return f"{wanted.get(module, module)}.{weight}".lstrip(".")
 
     return {name_of(path): weight for path, weight in state.items()}
 
 
 def _copy_layer(
-    source: LayerParts, target: LayerParts, held: LayerShape, kept: LayerShape, head_size: int
+    anatomy: Anatomy,
+    source: LayerParts,
+    target: LayerParts,
+    held: LayerShape,
+    kept: LayerShape,
+    hidden: Tensor | None,
 ) -> None:
+    """`hidden`: the positions of the dimensions that are left of the residual stream; None for all."""
+    for name, norm in target.head_norms.items():
+        norm.load_state_dict(source.head_norms[name].state_dict())
     for given, wanted in ((source.attention_norm, target.attention_norm), (source.ffn_norm, target.ffn_norm)):
         if given is not None and wanted is not None:
-            wanted.load_state_dict(given.state_dict())
+            wanted.load_state_dict(cut(given.state_dict(), "norm", hidden))
     if kept.heads:
-        heads = _positions(held.heads, kept.heads)
-        rows = (heads[:, None] * head_size + torch.arange(head_size)).flatten()
         for name, projection in target.by_head.items():
-            _copy_matrix(source.by_head.get(name), projection, rows=rows)
-        _copy_output(source.attention_output, target.attention_output, rows)
+            rows = _head_rows(anatomy, held, kept, name)
+            _copy_matrix(source.by_head.get(name), projection, rows, hidden)
+        columns = _head_rows(anatomy, held, kept, "query")
+        _copy_output(source.attention_output, target.attention_output, hidden, columns)
     if kept.channels:
         channels = _positions(held.channels, kept.channels)
         for up, target_up in ((source.ffn_gate, target.ffn_gate), (source.ffn_up, target.ffn_up)):
             if target_up is not None:
-                _copy_matrix(up, target_up, rows=channels)
-        _copy_output(source.ffn_down, target.ffn_down, channels)
+                _copy_matrix(up, target_up, channels, hidden)
+        _copy_output(source.ffn_down, target.ffn_down, hidden, channels)
+
+
+def _head_rows(anatomy: Anatomy, held: LayerShape, kept: LayerShape, projection: str) -> Tensor:
+    """Which outputs of a projection by head are kept."""
+    mine, size = heads_of(projection, kept.heads, anatomy.kv_group), anatomy.head_size
+    heads = _positions(heads_of(projection, held.heads, anatomy.kv_group), mine)
+    return (heads[:, None] * size + torch.arange(size)).flatten()
 
 
 def _positions(held: tuple[int, ...], kept: tuple[int, ...]) -> Tensor:
     return torch.tensor(positions(held, kept))
 
 
-def _copy_matrix(
-    source: Rows | None, target: Rows, *, rows: Tensor | None = None, columns: Tensor | None = None
-) -> None:
+def _copy_matrix(source: Rows | None, target: Rows, rows: Tensor, columns: Tensor | None) -> None:
     if source is None:
         raise ValueError("the shape keeps a block that the model does not have")
     copy_linear(source, target, rows, columns)
 
 
-def _copy_output(source: Linear | None, target: Linear | None, columns: Tensor) -> None:
+def _copy_output(source: Linear | None, target: Linear | None, rows: Tensor | None, columns: Tensor) -> None:
     if source is None or target is None:
         raise ValueError("the shape keeps a block that the model does not have")
-    copy_linear(Rows(source), Rows(target), None, columns)
+    copy_linear(Rows(source), Rows(target), rows, columns)

@@ -41,23 +41,35 @@ def renumbered(model: PreTrainedModel, token_ids: Tensor | None) -> Iterator[Non
 
 
 def embedding_weights(
-    model: PreTrainedModel, embeddings: nn.Module, rows: Tensor | None, rank: int | None
+    model: PreTrainedModel,
+    embeddings: nn.Module,
+    rows: Tensor | None,
+    rank: int | None,
+    columns: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The state of `model`'s module `embeddings`, of the word embeddings the `rows` only, at that `rank`.
 
-    `rows` are positions in the table, (rows that are left,); None for all. `rank` None: whole rows.
+    `rows` are positions in the table, (rows that are left,), `columns` positions in what the module gives,
+    (values that are left,); None for all. `rank` None: whole rows.
     """
     words, held = cast(nn.Embedding, model.get_input_embeddings()), getattr(embeddings, PROJECTION, None)
-    name = next(name for name, part in embeddings.named_modules() if part is words)
-    weights = {key: value for key, value in embeddings.state_dict().items() if not key.startswith(PROJECTION)}
-    table = _table(model, embeddings, rows)
+    own, name = word_parameters(model, embeddings), _words_name(model, embeddings)
+    weights = {
+        key: _columns(value, columns) for key, value in embeddings.state_dict().items() if key not in own
+    }
+    table = _columns(_table(model, embeddings, rows), columns)
     if rank is not None and held is not None and held.in_features == rank:
-        weights[f"{PROJECTION}.weight"] = held.weight
+        weights[f"{PROJECTION}.weight"] = _rows(held.weight, columns)
         table = _rows(words.weight, rows)
     elif rank is not None:
-        kept = _directions(model, embeddings, rank, rows)
+        kept = table_directions(model, embeddings, rank, rows, columns)
         weights[f"{PROJECTION}.weight"], table = kept.T, table @ kept.T
-    return {**weights, f"{name}.weight": table}
+    return {**weights, _weight_of(name): table}
+
+
+def word_parameters(model: PreTrainedModel, embeddings: nn.Module) -> set[str]:
+    """Names of the word embedding's parameters in `model`'s module `embeddings`: one, or two if low-rank."""
+    return {_weight_of(_words_name(model, embeddings)), f"{PROJECTION}.weight"}
 
 
 def note_counts(model: PreTrainedModel, counts: Tensor) -> None:
@@ -71,21 +83,46 @@ def note_counts(model: PreTrainedModel, counts: Tensor) -> None:
 
 @contextmanager
 def projected(
-    model: PreTrainedModel, embeddings: nn.Module, rank: int, rows: Tensor | None
+    model: PreTrainedModel,
+    embeddings: nn.Module,
+    rank: int,
+    rows: Tensor | None,
+    columns: Tensor | None = None,
 ) -> Iterator[None]:
-    """While it lasts, word embeddings are what a table of that rank with those `rows` (None: all) gives."""
-    kept = _directions(model, embeddings, rank, rows)
+    """While it lasts, word embeddings are what a table of that rank with those `rows` and `columns` gives.
+
+    None: with all. Other columns are 0.
+    """
+    kept = table_directions(model, embeddings, rank, rows, columns)
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return thinned(output, kept, columns)
+
     last = getattr(embeddings, PROJECTION, None) or model.get_input_embeddings()
-    handle = last.register_forward_hook(lambda module, args, output: output @ kept.T @ kept)
+    handle = last.register_forward_hook(hook)
     try:
         yield
     finally:
         handle.remove()
 
 
-def _directions(model: PreTrainedModel, embeddings: nn.Module, rank: int, rows: Tensor | None) -> Tensor:
-    """In which the rows lie best, each as often as its token is expected, (rank, width)."""
-    table = _table(model, embeddings, rows)
+def thinned(values: Tensor, directions: Tensor, columns: Tensor | None) -> Tensor:
+    """(..., width): of the values at `columns` (None: all) what lies in the `directions`; others are 0."""
+    thin = _columns(values, columns) @ directions.T @ directions
+    if columns is None:
+        return thin
+    return torch.zeros_like(values).index_copy_(-1, columns.to(values.device), thin)
+
+
+def table_directions(
+    model: PreTrainedModel,
+    embeddings: nn.Module,
+    rank: int,
+    rows: Tensor | None,
+    columns: Tensor | None = None,
+) -> Tensor:
+    """In which the rows lie best, each as often as its token is expected, (rank, columns)."""
+    table = _columns(_table(model, embeddings, rows), columns)
     counts = getattr(model.get_input_embeddings(), COUNTS, None)
     if counts is not None:
         table = table.double() * _rows(counts, rows).double().sqrt()[:, None]
@@ -102,6 +139,22 @@ def _table(model: PreTrainedModel, embeddings: nn.Module, rows: Tensor | None) -
 
 def _rows(table: Tensor, rows: Tensor | None) -> Tensor:
     return table if rows is None else table[rows.to(table.device)]
+
+
+def _columns(table: Tensor, columns: Tensor | None) -> Tensor:
+    """Of (..., width) the values at `columns`."""
+    return table if columns is None else table[..., columns.to(table.device)]
+
+
+def _weight_of(name: str) -> str:
+    """Some families' embeddings are the table alone, whose name is empty."""
+    return f"{name}.weight".lstrip(".")
+
+
+def _words_name(model: PreTrainedModel, embeddings: nn.Module) -> str:
+    words = model.get_input_embeddings()
+    name: str = next(name for name, part in embeddings.named_modules() if part is words)
+    return name
 
 
 def with_rows(config: PreTrainedConfig, rows: Sequence[int]) -> None:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from worker.engine.anatomy.shape import Shape
 
 StepT = TypeVar("StepT", bound=Step)
-Named = tuple[str, Literal["layer", "head", "channel", "row", "rank", "embedding rank"], tuple[int, ...]]
+Named = tuple[
+    str, Literal["layer", "head", "channel", "dimension", "row", "rank", "embedding rank"], tuple[int, ...]
+]
 """A field of a step, what its numbers count, and the numbers."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from models.spec import HardAttention
 from worker.engine.approximations.base import Named, Structural
+from worker.engine.approximations.sparse_heads import made_sparse
 
 if TYPE_CHECKING:
     from worker.engine.anatomy.shape import Shape
@@ -22,10 +23,10 @@ class SelectiveHardAttention(Structural[HardAttention]):
     changes_speed = False
 
     def named(self, step: HardAttention) -> Iterable[Named]:
-        return [("layer", "layer", (step.layer,))]
+        return [("layer", "layer", (step.layer,)), ("heads", "head", step.heads or ())]
 
     def narrowed(self, shape: Shape, step: HardAttention) -> Shape:
         layer = shape.layers[step.layer]
-        # Keeping many of few changes nothing: of several steps the hardest counts.
-        top_k = min(step.top_k, layer.hard_top_k or step.top_k)
-        return shape.with_layer(step.layer, replace(layer, hard_top_k=top_k))
+        heads = layer.heads if step.heads is None else step.heads
+        sparse = made_sparse(layer.sparse, heads, "hard", step.top_k)
+        return shape.with_layer(step.layer, replace(layer, sparse=sparse))

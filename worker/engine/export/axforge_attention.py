@@ -1,7 +1,8 @@
 # Copyright 2026 The axforge authors. Licensed under the Apache License, Version 2.0.
 """Attention blocks of exported models, one class for each way in which positions enter the scores.
 
-Self-contained: it needs torch only, and travels inside exported model folders.
+Self-contained with `axforge_sparse_attention.py`: it needs torch only, and travels inside exported model
+folders.
 """
 
 import math
@@ -11,17 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .axforge_sparse_attention import sparse_attention
+
 
 class AxforgeAttention(nn.Module):
     """Multi-head attention of `heads` heads; reads and writes the full hidden width.
 
     Scores know nothing of positions here; subclasses say otherwise in `placed`. `variant` may hold
-    `window`: how far, in tokens, a token sees to either side (None: all the way).
+    `window`: how far, in tokens, a token sees to either side (None: all the way); and `sparse`: the heads
+    that read a few tokens only, as `axforge_sparse_attention.py` says.
     """
 
-    def __init__(self, config: Any, heads: int, hard_top_k: int | None, variant: dict[str, Any]) -> None:
+    def __init__(self, config: Any, heads: int, variant: dict[str, Any]) -> None:
         super().__init__()
-        self.heads, self.head_size, self.hard_top_k = heads, config.head_size, hard_top_k
+        self.heads, self.head_size = heads, config.head_size
+        self.sparse: list[dict[str, Any]] = list(variant.get("sparse", ()))
         self.scale: float = self.head_size**-0.5
         self.dropout, self.window = config.attention_dropout, variant.get("window")
         width = heads * config.head_size
@@ -42,10 +47,10 @@ class AxforgeAttention(nn.Module):
         if bias is not None:
             mask = bias if mask is None else mask + bias
         dropout = self.dropout if self.training else 0.0
-        if self.hard_top_k is None:
+        if not self.sparse:
             context = F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=self.scale)
         else:
-            context = hard_attention(query, key, value, mask, self.hard_top_k, self.scale, dropout)
+            context = sparse_attention(query, key, value, mask, self.sparse, self.scale, dropout)
         joined = context.transpose(1, 2).reshape(batch, length, self.heads * self.head_size)
         contribution: Tensor = self.output(joined)
         return contribution
@@ -63,8 +68,8 @@ class AxforgeAttention(nn.Module):
 class BucketAttention(AxforgeAttention):
     """A learned bias for each distance and head (T5, MPNet), from the layers' common `DistanceBuckets`."""
 
-    def __init__(self, config: Any, heads: int, hard_top_k: int | None, variant: dict[str, Any]) -> None:
-        super().__init__(config, heads, hard_top_k, variant)
+    def __init__(self, config: Any, heads: int, variant: dict[str, Any]) -> None:
+        super().__init__(config, heads, variant)
         self.dense_heads: list[int] = list(variant["heads"])
 
     def placed(self, query: Tensor, key: Tensor, shared: Any) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -75,8 +80,8 @@ class BucketAttention(AxforgeAttention):
 class RotaryAttention(AxforgeAttention):
     """Queries and keys turned by their positions (RoFormer); `variant` holds the base `theta`."""
 
-    def __init__(self, config: Any, heads: int, hard_top_k: int | None, variant: dict[str, Any]) -> None:
-        super().__init__(config, heads, hard_top_k, variant)
+    def __init__(self, config: Any, heads: int, variant: dict[str, Any]) -> None:
+        super().__init__(config, heads, variant)
         self.theta: float = variant["theta"]
 
     def placed(self, query: Tensor, key: Tensor, shared: Any) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -88,8 +93,7 @@ class RotaryAttention(AxforgeAttention):
 
     def frequencies(self, device: torch.device | None = None) -> Tensor:
         """Radians a token, for each pair of a head's dimensions: (size / 2,)."""
-        steps = torch.arange(0, self.head_size, 2, dtype=torch.float32, device=device) / self.head_size
-        return torch.reciprocal(self.theta**steps)
+        return frequencies(self.theta, self.head_size, device)
 
 
 class DisentangledAttention(AxforgeAttention):
@@ -99,8 +103,8 @@ class DisentangledAttention(AxforgeAttention):
     key and query projections of their own, or are projected as the content is.
     """
 
-    def __init__(self, config: Any, heads: int, hard_top_k: int | None, variant: dict[str, Any]) -> None:
-        super().__init__(config, heads, hard_top_k, variant)
+    def __init__(self, config: Any, heads: int, variant: dict[str, Any]) -> None:
+        super().__init__(config, heads, variant)
         self.terms: list[str] = list(config.relative["terms"])
         self.scale = (self.head_size * (1 + len(self.terms))) ** -0.5
         self.table_dropout = nn.Dropout(config.hidden_dropout)
@@ -208,32 +212,10 @@ def position_module(config: Any) -> nn.Module | None:
     return modules[kind](config) if kind in modules else None
 
 
-def hard_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    top_k: int,
-    scale: float,
-    dropout: float = 0.0,
-) -> Tensor:
-    """Attention in which each row keeps its `top_k` largest probabilities, not renormalised.
-
-    Padded keys have probability 0, so they never take the place of a real one. `mask` is additive or
-    boolean (True: attend).
-    """
-    scores = torch.matmul(query, key.transpose(-1, -2)) * scale
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    return torch.matmul(F.dropout(hardened(scores.softmax(-1), top_k), dropout), value)
-
-
-def hardened(probabilities: Tensor, top_k: int) -> Tensor:
-    """Each row's `top_k` largest probabilities, and 0. Those equal to the k-th largest are all kept."""
-    # Zeros behind the row keep top-k defined for rows shorter than k.
-    padded = F.pad(probabilities, (0, top_k))
-    threshold = padded.topk(top_k, dim=-1).values[..., -1:]
-    return torch.where(probabilities >= threshold, probabilities, 0.0)
+def frequencies(theta: float, size: int, device: torch.device | None = None) -> Tensor:
+    """Radians a token of rotary positions with base `theta`, for each pair of `size` values: (size / 2,)."""
+    steps = torch.arange(0, size, 2, dtype=torch.float32, device=device) / size
+    return torch.reciprocal(theta**steps)
 
 
 def turned(values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

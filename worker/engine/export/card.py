@@ -19,9 +19,10 @@ PIPELINE_TAGS: dict[TaskName, str] = {
     "token-classification": "token-classification",
     "question-answering": "question-answering",
     "multiple-choice": "multiple-choice",
+    "causal-lm": "text-generation",
 }
 """What the Hugging Face hub calls each task."""
-WITHOUT_LABELS: tuple[TaskName, ...] = ("question-answering", "multiple-choice")
+WITHOUT_LABELS: tuple[TaskName, ...] = ("question-answering", "multiple-choice", "causal-lm")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class CardFacts:
 def write_card(folder: Path, certificate: Certificate, facts: CardFacts, export: ExportName) -> Path:
     """Write README.md for an exported folder; returns its path.
 
-    The measured file is the one of the certificate's runtime; for the other format the card says so.
+    The measured file is the one of the certificate's runtime; for the other formats the card says so.
     """
     path = folder / CARD_FILE
     path.write_text(card_text(certificate, facts, export), encoding="utf-8")
@@ -54,7 +55,7 @@ def write_card(folder: Path, certificate: Certificate, facts: CardFacts, export:
 
 def card_text(certificate: Certificate, facts: CardFacts, export: ExportName) -> str:
     """The card as Markdown, with the hub's front matter (YAML; JSON values are YAML too)."""
-    form: Format = "onnx"
+    form: Format = "torch_export" if export == "torch_export" else "onnx"
     if export == "safetensors":
         form = "remote_code" if certificate.loadable == "remote_code" else "native"
     parts = [
@@ -67,6 +68,7 @@ def card_text(certificate: Certificate, facts: CardFacts, export: ExportName) ->
             ("", "dense", "optimized", ""),
             [(row.label, row.dense, row.optimized, row.ratio) for row in comparison_rows(certificate)],
         ),
+        *(f"* {note}" for note in certificate.notes),
         *_constraints(certificate),
         "## What was done",
         _steps(certificate),
@@ -80,7 +82,8 @@ def card_text(certificate: Certificate, facts: CardFacts, export: ExportName) ->
 
 def _front_matter(certificate: Certificate, facts: CardFacts, form: Format) -> str:
     entries: dict[str, object] = {"pipeline_tag": PIPELINE_TAGS[facts.task], "tags": ["axforge"]}
-    entries["library_name"] = "onnx" if form == "onnx" else "transformers"
+    libraries: dict[Format, str] = {"onnx": "onnx", "torch_export": "pytorch"}
+    entries["library_name"] = libraries.get(form, "transformers")
     entries["metrics"] = [certificate.dense.metric.name]
     if facts.license is not None:
         entries["license"] = facts.license

@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from worker.engine.export import graph_heads, graph_positions
+from worker.engine.export import graph_heads, graph_positions, graph_sparse
 from worker.engine.export.axforge_attention import AxforgeAttention
 from worker.engine.export.modeling_axforge import (
     AxforgeConfig,
@@ -38,6 +38,7 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "gelu_new": ("Gelu", {"approximate": "tanh"}),
     "gelu_pytorch_tanh": ("Gelu", {"approximate": "tanh"}),
     "relu": ("Relu", {}),
+    "silu": ("QuickGelu", {"domain": CONTRIB, "alpha": 1.0}),
     "tanh": ("Tanh", {}),
 }
 """config.hidden_act: its ONNX operator and attributes."""
@@ -92,7 +93,7 @@ class EncoderGraph:
     def __init__(self, config: AxforgeConfig, relative: nn.Module | None = None) -> None:
         self.config, self.relative = config, relative
         self._nodes: list[onnx.NodeProto] = []
-        self._weights: dict[str, onnx.TensorProto] = {}
+        self._weights: dict[str, NDArray[Any]] = {}
         self._shared: dict[str, str] = {}
         self._sources: dict[str, str] = {}
         self.renamed: dict[str, str] = {}
@@ -101,9 +102,13 @@ class EncoderGraph:
     def model(
         self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
     ) -> onnx.ModelProto:
-        graph = helper.make_graph(self._nodes, "axforge", inputs, outputs, list(self._weights.values()))
+        """The graph as grown so far, which hands over its weights."""
+        graph = helper.make_graph(self._nodes, "axforge", inputs, outputs)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="axforge")
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="axforge")
+        for name in list(self._weights):  # in place and one by one: messages are copied when they are joined
+            _fill(model.graph.initializer.add(), name, self._weights.pop(name))
+        return model
 
     def node(
         self, operator: str, inputs: Sequence[str], *, domain: str = "", output: str = "", **attributes: Any
@@ -130,7 +135,7 @@ class EncoderGraph:
         if isinstance(value, Tensor):
             value = (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
         array = np.ascontiguousarray(value) if value.ndim else value
-        self._weights[name] = numpy_helper.from_array(array, name)
+        self._weights[name] = array
         return name
 
     def joined(self, name: str, *modules: nn.Linear) -> str:
@@ -283,7 +288,7 @@ class EncoderGraph:
         """The block's contribution, before residual path and norm. Queries come from `rows`."""
         projections = (module.query, module.key, module.value)
         plain = type(module) is AxforgeAttention and module.window is None and module.query.bias is not None
-        if plain and hidden == rows and module.hard_top_k is None:
+        if plain and hidden == rows and not module.sparse:
             inputs = [
                 hidden,
                 self.joined(f"{name}.qkv.weight", *projections),
@@ -310,41 +315,26 @@ class EncoderGraph:
 
     def _context(self, module: AxforgeAttention, projected: list[str], bias: str | None) -> str:
         """`bias` is added to the scores: (batch or 1, heads or 1, queries, keys)."""
-        if module.hard_top_k is None:
-            inputs = [*projected, "", self._mask(), *([] if bias is None else [bias])]
-            return self.node(
-                "MultiHeadAttention", inputs, domain=CONTRIB, num_heads=module.heads, scale=module.scale
-            )
-        return self._hard_context(module, projected, bias, module.hard_top_k)
+        if module.sparse:
+            return graph_sparse.context(self, module, projected, bias)
+        return self.soft_context(module.heads, module.scale, projected, bias)
 
-    def _hard_context(
-        self, module: AxforgeAttention, projected: list[str], bias: str | None, top_k: int
-    ) -> str:
-        """The same arithmetic as `axforge_attention.hard_attention`."""
-        split = self.integers(0, 0, module.heads, module.head_size)
-        orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
-        query, key, value = (
-            self.node("Transpose", [self.node("Reshape", [one, split])], perm=order)
-            for one, order in zip(projected, orders, strict=True)
-        )
-        scores = self.node("MatMul", [query, key])
-        scores = self.node("Mul", [scores, self.number(module.scale)])
-        if bias is not None:
-            scores = self.node("Add", [scores, bias])
-        scores = self.node("Add", [scores, self._additive_mask()])
-        probabilities = self.node("Softmax", [scores], axis=-1)
-        padded = self.node("Pad", [probabilities, self.integers(0, 0, 0, 0, 0, 0, 0, top_k)])
-        largest, _ = self.nodes("TopK", [padded, self.integers(top_k)], ["", ""], axis=-1)
-        threshold = self.node("ReduceMin", [largest, self.integers(-1)], keepdims=1)
-        kept = self.node("GreaterOrEqual", [probabilities, threshold])
-        probabilities = self.node("Where", [kept, probabilities, self.number(0.0)])
-        context = self.node("Transpose", [self.node("MatMul", [probabilities, value])], perm=[0, 2, 1, 3])
-        return self.node("Reshape", [context, self.integers(0, 0, module.heads * module.head_size)])
+    def soft_context(self, heads: int, scale: float, projected: Sequence[str], bias: str | None) -> str:
+        """Of queries, keys and values (batch, tokens, heads * size), by ONNX Runtime's fused operator."""
+        inputs = [*projected, "", self._mask(), *([] if bias is None else [bias])]
+        return self.node("MultiHeadAttention", inputs, domain=CONTRIB, num_heads=heads, scale=scale)
 
     def _mask(self) -> str:
         return self.once("mask", lambda: self.node("Cast", ["attention_mask"], to=TensorProto.INT32))
 
-    def _additive_mask(self) -> str:
+    def masking(self, bias: str | None) -> str:
+        """All that is added to scores: `bias`, and the lowest number where there is padding."""
+        mask = self.additive_mask()
+        return mask if bias is None else self.node("Add", [bias, mask])
+
+    def additive_mask(self) -> str:
+        """To add to scores, (batch, 1, 1, length): the lowest number where there is padding."""
+
         def made() -> str:
             mask = self.node("Cast", ["attention_mask"], to=TensorProto.FLOAT)
             gone = self.node("Sub", [self.number(1.0), mask])
@@ -352,6 +342,12 @@ class EncoderGraph:
             return self.node("Unsqueeze", [lowest, self.integers(1, 2)])
 
         return self.once("additive_mask", made)
+
+
+def _fill(tensor: onnx.TensorProto, name: str, array: NDArray[Any]) -> None:
+    tensor.name, tensor.data_type = name, helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor.dims.extend(array.shape)
+    tensor.raw_data = array.tobytes()
 
 
 def _value(name: str, kind: int, shape: list[str | int]) -> onnx.ValueInfoProto:

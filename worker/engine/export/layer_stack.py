@@ -10,6 +10,7 @@ from torch import nn
 from transformers.initialization import no_init_weights
 
 from worker.engine.export.axforge_attention import position_module
+from worker.engine.export.axforge_decoder import AxforgeDecoderLayer
 from worker.engine.export.modeling_axforge import AxforgeConfig, AxforgeLayer, layer_class
 
 
@@ -26,9 +27,10 @@ def layer_stack(
     ones, and these again where there are more layers than variants.
     """
     config = AxforgeConfig(**{**form, "hidden_size": hidden_size, "head_size": head_size})
+    kind = layer_class(config) if config.causal is None else AxforgeDecoderLayer
     with no_init_weights():
         modules = [
-            layer_class(config)(config, heads, channels, None, _variant(layer_variants, number, heads))
+            kind(config, heads, channels, _variant(layer_variants, number, heads))
             for number, (heads, channels) in enumerate(layers)
         ]
         relative = position_module(config)

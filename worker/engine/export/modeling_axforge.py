@@ -1,8 +1,9 @@
 # Copyright 2026 The axforge authors. Licensed under the Apache License, Version 2.0.
 """An encoder whose layers may differ: fewer heads, fewer FFN channels, blocks removed.
 
-Self-contained with `axforge_attention.py` and `axforge_heads.py`: it needs torch and transformers only, and
-travels inside exported model folders. Load such a folder with the auto class of its task, such as
+Self-contained with `axforge_attention.py`, `axforge_sparse_attention.py` and `axforge_heads.py`: it needs
+torch and transformers only, and travels inside exported model folders. Load such a folder with the auto
+class of its task, such as
 `AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)`.
 """
 
@@ -15,14 +16,14 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .axforge_attention import attention_class, position_module
+from .axforge_attention import AxforgeAttention, attention_class, position_module
 
 
 class AxforgeConfig(PretrainedConfig):
     """What is left of every layer, and how the source family embeds, attends and classifies.
 
     `layer_heads[i]`, `layer_channels[i]`: how many heads and FFN channels layer i has; 0 means that
-    the block was removed. `layer_top_k[i]`: how many attention probabilities a row keeps (None: all).
+    the block was removed.
     `layer_ranks[i]`: values between the two factors of its FFN matrices (None: whole matrices),
     `embedding_rank` those of a row of the word embedding. `layer_variants[i]`: what else is its own, as
     its class in `axforge_attention.py` says. `layer_shares`: layers of the same number have the same
@@ -35,6 +36,7 @@ class AxforgeConfig(PretrainedConfig):
     projected to the hidden width (None: they have it). `type_vocab_size` 0: no token types.
     `pooling`: a head that answers once reads the "first" token or the "mean" of all. `head_dense`: it has a
     linear module before that of its logits, which `head_bias`, `head_norm` and `head_act` speak of.
+    `causal`: what a language model has of its own, see `axforge_decoder.py`; None of an encoder.
     `axforge` and `source_config` say which elements of the dense model these are; the forward pass
     does not read them.
     """
@@ -48,7 +50,6 @@ class AxforgeConfig(PretrainedConfig):
         head_size: int = 32,
         layer_heads: tuple[int, ...] | list[int] = (),
         layer_channels: tuple[int, ...] | list[int] = (),
-        layer_top_k: tuple[int | None, ...] | list[int | None] = (),
         layer_ranks: tuple[int | None, ...] | list[int | None] | None = None,
         layer_variants: list[dict[str, Any]] | None = None,
         layer_shares: list[int] | None = None,
@@ -78,6 +79,7 @@ class AxforgeConfig(PretrainedConfig):
         pad_token_id: int = 0,
         axforge: dict[str, Any] | None = None,
         source_config: dict[str, Any] | None = None,
+        causal: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.vocab_size = vocab_size
@@ -85,7 +87,6 @@ class AxforgeConfig(PretrainedConfig):
         self.head_size = head_size
         self.layer_heads = list(layer_heads)
         self.layer_channels = list(layer_channels)
-        self.layer_top_k = list(layer_top_k)
         self.layer_ranks = [None] * len(self.layer_heads) if layer_ranks is None else list(layer_ranks)
         self.layer_variants = layer_variants or [{} for _ in self.layer_heads]
         self.layer_shares = layer_shares
@@ -114,9 +115,15 @@ class AxforgeConfig(PretrainedConfig):
         self.initializer_range = initializer_range
         self.axforge = axforge
         self.source_config = source_config
+        self.causal = causal
         # transformers ties weights only where this says so: here, those of layers that share.
         kwargs["tie_word_embeddings"] = layer_shares is not None
         super().__init__(pad_token_id=pad_token_id, **kwargs)
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Blocks with a cache of keys and values: what transformers makes one by."""
+        return sum(heads > 0 for heads in self.layer_heads)
 
 
 class LowRankLinear(nn.Module):
@@ -188,14 +195,12 @@ class AxforgeLayer(nn.Module):
         config: AxforgeConfig,
         heads: int,
         channels: int,
-        hard_top_k: int | None,
         variant: dict[str, Any] | None = None,
         rank: int | None = None,
     ) -> None:
         super().__init__()
         width, bias, variant = config.hidden_size, config.ffn_bias, variant or {}
-        kind = attention_class(config.relative)
-        self.attention = kind(config, heads, hard_top_k, variant) if heads else None
+        self.attention = self.attention_block(config, heads, variant) if heads else None
         self.attention_norm: Any = self.norm(config, bool(heads), variant.get("attention_norm", True))
         gated = config.ffn == "gated"
         self.ffn_gate: Any = linear(width, channels, rank, bias) if channels and gated else None
@@ -205,7 +210,10 @@ class AxforgeLayer(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def norm(self, config: AxforgeConfig, present: bool, normed: bool = True) -> nn.LayerNorm | None:
+    def attention_block(self, config: AxforgeConfig, heads: int, variant: dict[str, Any]) -> AxforgeAttention:
+        return attention_class(config.relative)(config, heads, variant)
+
+    def norm(self, config: AxforgeConfig, present: bool, normed: bool = True) -> nn.Module | None:
         """The norm of a block that is present or not."""
         return layer_norm(config, config.hidden_size)
 
@@ -229,7 +237,7 @@ class AxforgeLayer(nn.Module):
 class AxforgePreNormLayer(AxforgeLayer):
     """Norms come before the blocks, inside the residual path; of a missing block nothing remains."""
 
-    def norm(self, config: AxforgeConfig, present: bool, normed: bool = True) -> nn.LayerNorm | None:
+    def norm(self, config: AxforgeConfig, present: bool, normed: bool = True) -> nn.Module | None:
         return layer_norm(config, config.hidden_size) if present and normed else None
 
     def forward(self, hidden: Tensor, mask: Tensor | None, shared: Any = None) -> Tensor:
@@ -274,7 +282,9 @@ def pooled(hidden: Tensor, attention_mask: Tensor | None, pooling: str) -> Tenso
     return (hidden * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
 
 
-def layer_norm(config: AxforgeConfig, width: int) -> nn.LayerNorm:
+def layer_norm(config: AxforgeConfig, width: int) -> nn.Module:
+    if config.causal is not None and config.causal["norm"] == "rms":
+        return nn.RMSNorm(width, eps=config.layer_norm_eps)
     return nn.LayerNorm(width, eps=config.layer_norm_eps, bias=config.norm_bias)
 
 
@@ -304,7 +314,7 @@ class AxforgeEncoder(AxforgePreTrainedModel):
         width = config.embedding_size
         self.projection = None if width is None else nn.Linear(width, config.hidden_size)
         self.relative = position_module(config)
-        sizes = config.layer_heads, config.layer_channels, config.layer_top_k
+        sizes = config.layer_heads, config.layer_channels
         kept = zip(*sizes, config.layer_variants, config.layer_ranks, strict=True)
         self.layers = nn.ModuleList(layer_class(config)(config, *layer) for layer in kept)
         pre_norm = config.norm_placement == "pre"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from models.spec import Quantize
 from worker.engine.anatomy import anatomy_of
 from worker.engine.anatomy.slicing import as_axforge
-from worker.engine.approximations.quantize import Quantization
+from worker.engine.approximations.quantize import Feed, Quantization
+from worker.engine.export.axforge_decoder import AxforgeForCausalLM
 from worker.engine.export.graph import layers_graph, model_graph
+from worker.engine.export.graph_decoder import decoder_graph, decoder_layers_graph
 from worker.engine.export.layer_stack import layer_stack
 from worker.engine.export.modeling_axforge import AxforgeEncoder
+from worker.engine.export.onnx_file import save_graph
 
 GRAPH_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -32,12 +35,14 @@ def save_onnx_folder(
     folder: Path,
     *,
     quantize: Quantize | None = None,
+    calibration: Iterable[Feed] = (),
     max_length: int,
 ) -> Path:
     """Write all that ONNX Runtime and the `tokenizers` library need; returns the graph's path.
 
-    `labels.json` holds the label names by output index and the graph's input names; the tokenizer
-    cuts at `max_length` tokens by itself.
+    `calibration`: inputs for `quantize.calibration`. `labels.json` holds the label names by output index
+    (none of a language model) and the names of the graph's inputs besides its cache; the tokenizer cuts at
+    `max_length` tokens by itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / GRAPH_FILE
@@ -46,29 +51,44 @@ def save_onnx_folder(
     else:
         source = folder / f"dense-{GRAPH_FILE}"
         export_onnx(model, tokenizer, source)
-        quantize_onnx(source, target, quantize)
+        quantize_onnx(source, target, quantize, layers=_layers(model), calibration=calibration)
         source.unlink()
-    truncation = SPAN_TRUNCATION if anatomy_of(model).kind == "span" else {}
+    save_tokenizer_and_labels(model, tokenizer, folder, max_length)
+    return target
+
+
+def save_tokenizer_and_labels(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int
+) -> None:
+    """Write what else a folder needs that is used without transformers; see `save_onnx_folder`."""
+    kind = anatomy_of(model).kind
+    truncation = SPAN_TRUNCATION if kind == "span" else {}
     _save_tokenizer(tokenizer, folder / TOKENIZER_FILE, max_length, truncation)
-    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    outputs = 0 if kind == "causal" else model.config.num_labels
+    labels = [model.config.id2label[index] for index in range(outputs)]
     document = {"labels": labels, "inputs": input_names(model, tokenizer)}
     (folder / LABELS_FILE).write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
-    return target
 
 
 def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """Write the fp32 graph of a dense or sliced model, weights inside the file.
 
     Inputs are int64, all their dimensions free, named as the tokenizer names them; outputs are float32. What
-    dimensions there are depends on the head, see `graph_heads`.
+    dimensions there are depends on the head, see `graph_heads`; of a language model see `graph_decoder`.
     """
-    uniform = cast(AxforgeEncoder, as_axforge(model))
-    onnx.save(model_graph(uniform, input_names(model, tokenizer)), path)
+    save_graph(_graph(model, input_names(model, tokenizer)), path)
 
 
-def quantize_onnx(source: Path, target: Path, step: Quantize) -> None:
-    """Write the dynamic int8 form of the graph file `source`; see `approximations.quantize`."""
-    Quantization().write(source, target, step)
+def quantize_onnx(
+    source: Path,
+    target: Path,
+    step: Quantize,
+    *,
+    layers: Sequence[int] | None = None,
+    calibration: Iterable[Feed] = (),
+) -> None:
+    """Write the quantized form of the graph file `source`; see `approximations.quantize`."""
+    Quantization().write(source, target, step, layers=layers, calibration=calibration)
 
 
 def layer_stack_onnx(
@@ -91,13 +111,16 @@ def layer_stack_onnx(
     last layer does of an export whose head reads no other.
     """
     modules, relative, config = layer_stack(hidden_size, head_size, layers, form or {}, layer_variants)
-    reads_first = config.pooling == "first"
-    graph = layers_graph(modules, config, relative, first_only=first_token_only and reads_first)
+    if config.causal is None:
+        reads_first = config.pooling == "first"
+        graph = layers_graph(modules, config, relative, first_only=first_token_only and reads_first)
+    else:
+        graph = decoder_layers_graph(modules, config)
     if not quantized:
-        onnx.save(graph, path)
+        save_graph(graph, path)
         return
     source = path.with_suffix(".fp32.onnx")
-    onnx.save(graph, source)
+    save_graph(graph, source)
     quantize_onnx(source, path, Quantize())
     source.unlink()
 
@@ -108,6 +131,22 @@ def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
         getattr(model.config, "type_vocab_size", 0) and "token_type_ids" in tokenizer.model_input_names
     )
     return ["input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])]
+
+
+def _layers(model: PreTrainedModel) -> list[int]:
+    """The dense model's number of each layer that is left; of those with the same weights, of the first."""
+    anatomy = anatomy_of(model)
+    shares = anatomy.full_shape().shares
+    return [shares.index(shares[part.index]) if shares else part.index for part in anatomy.parts]
+
+
+def _graph(model: PreTrainedModel, inputs: Sequence[str]) -> onnx.ModelProto:
+    """In a function of its own: what was copied of the model is gone before the file is put together."""
+    own = isinstance(model, AxforgeEncoder | AxforgeForCausalLM)
+    uniform = model if own else as_axforge(model)
+    if isinstance(uniform, AxforgeForCausalLM):
+        return decoder_graph(uniform)
+    return model_graph(cast(AxforgeEncoder, uniform), inputs)
 
 
 def _save_tokenizer(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -11,9 +13,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.spec import Loadable
 from worker.engine.anatomy.heads import AUTO_CLASSES, HeadKind, kind_of
-from worker.engine.export import axforge_attention, axforge_heads, modeling_axforge
+from worker.engine.export import (
+    axforge_attention,
+    axforge_decoder,
+    axforge_heads,
+    axforge_sparse_attention,
+    modeling_axforge,
+)
 
-MODELLING = (modeling_axforge, axforge_attention, axforge_heads)
+MODELLING = (modeling_axforge, axforge_attention, axforge_sparse_attention, axforge_heads, axforge_decoder)
 """The modules that a folder carries when no stock class holds its shape."""
 
 
@@ -25,7 +33,7 @@ def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     the modelling files that are put beside the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    own = isinstance(model, modeling_axforge.AxforgeEncoder)
+    own = isinstance(model, modeling_axforge.AxforgePreTrainedModel)
     if own:
         name = type(model).__name__
         model.config.auto_map = {
@@ -34,7 +42,8 @@ def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
         }
         for module in MODELLING:
             shutil.copyfile(str(module.__file__), folder / f"{_stem(module)}.py")
-    model.save_pretrained(folder)
+    with _with_cache(model):
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return "remote_code" if own else "native"
 
@@ -46,7 +55,23 @@ def load_folder(folder: Path) -> PreTrainedModel:
     own = config["model_type"] == "axforge"
     loader = getattr(_own_modules()[name], name) if own else AUTO_CLASSES[_kind([name])]
     model: PreTrainedModel = loader.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    if _kind([name]) == "causal":
+        model.config.use_cache = False  # see `_with_cache`
     return model.eval()
+
+
+@contextmanager
+def _with_cache(model: PreTrainedModel) -> Iterator[None]:
+    """The engine scores and trains without a cache of keys and values; who loads a folder may generate."""
+    before = getattr(model.config, "use_cache", None)
+    if before is None:
+        yield
+        return
+    model.config.use_cache = True
+    try:
+        yield
+    finally:
+        model.config.use_cache = before
 
 
 def _own_modules() -> dict[str, ModuleType]:

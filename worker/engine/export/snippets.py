@@ -9,7 +9,7 @@ from typing import Literal
 
 from models.spec import TaskName
 
-Format = Literal["native", "remote_code", "onnx"]
+Format = Literal["native", "remote_code", "onnx", "torch_export"]
 
 _FOLDER = 'folder = "PATH/TO/THIS/FOLDER"'
 _TRUSTED = f"{_FOLDER}  # its *.py files hold the model's code: read them first"
@@ -26,6 +26,7 @@ _PIPELINES: dict[TaskName, tuple[str, str]] = {
     "multi-label-classification": ("text-classification", ", top_k=None"),
     "regression": ("text-classification", ', function_to_apply="none"'),
     "token-classification": ("token-classification", ', aggregation_strategy="simple"'),
+    "causal-lm": ("text-generation", ", do_sample=False"),
 }
 _AUTO: dict[TaskName, str] = {
     "text-classification": "AutoModelForSequenceClassification",
@@ -34,6 +35,7 @@ _AUTO: dict[TaskName, str] = {
     "token-classification": "AutoModelForTokenClassification",
     "question-answering": "AutoModelForQuestionAnswering",
     "multiple-choice": "AutoModelForMultipleChoice",
+    "causal-lm": "AutoModelForCausalLM",
 }
 _TORCH: dict[TaskName, str] = {
     "question-answering": """\
@@ -103,12 +105,54 @@ inputs = {name: np.array([values[name]], dtype=np.int64) for name in about["inpu
 logits = session.run(["logits"], inputs)[0]
 print(choices[int(logits[0].argmax())])
 """,
+    "causal-lm": """\
+tokens = tokenizer.encode("your text", add_special_tokens=False).ids
+kept = [given for given in session.get_inputs() if given.name.startswith("past_key_values.")]
+cache = {past.name: np.zeros((1, past.shape[1], 0, past.shape[3]), dtype=np.float32) for past in kept}
+names = [output.name for output in session.get_outputs()]
+read = 0  # tokens that the cache holds
+for _ in range(20):
+    inputs = {
+        "input_ids": np.array([tokens[read:]], dtype=np.int64),
+        "attention_mask": np.ones((1, len(tokens)), dtype=np.int64),
+    }
+    answers = dict(zip(names, session.run(names, {**inputs, **cache})))
+    cache = {name: answers[name.replace("past_key_values", "present")] for name in cache}
+    read = len(tokens)
+    tokens.append(int(answers["logits"][0, -1].argmax()))
+print(tokenizer.decode(tokens))
+""",
 }
+
+_PROGRAM_BEFORE = """\
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+folder = Path("PATH/TO/THIS/FOLDER")
+tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+model = torch.export.load(folder / "model.pt2").module()
+about = json.loads((folder / "labels.json").read_text())
+"""
+_FOR_PROGRAMS = {
+    "np.array([values[name]], dtype=np.int64)": "torch.tensor([values[name]])",
+    'session.run(["logits"], inputs)[0]': "model(**inputs)",
+    'session.run(["start_logits", "end_logits"], inputs)': "model(**inputs)",
+    "argmax(axis=1)": "argmax(dim=1)",
+}
+"""What a program is asked by, in the place of an ONNX session."""
 
 
 def snippet(task: TaskName, form: Format) -> str:
     """A Python program that loads such a folder and answers for one example."""
     asked = _ASKED.get(task, "")
+    if form == "torch_export":
+        text = _ONNX[task]
+        for onnx, program in _FOR_PROGRAMS.items():
+            text = text.replace(onnx, program)
+        return _PROGRAM_BEFORE + asked + text
     if form == "onnx":
         return _ONNX_BEFORE + asked + _ONNX[task]
     if task in _PIPELINES:

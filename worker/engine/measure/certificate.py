@@ -5,8 +5,8 @@ Nothing handed in is believed but the parameters and MACs: metric, latency and s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from models.spec import (
     ModelMeasurements,
     Ratios,
     Recipe,
+    metric_value,
 )
 from worker.engine.measure import machine
 from worker.engine.measure.errors import MeasurementError
@@ -30,9 +31,9 @@ from worker.engine.measure.intervals import (
     PairedBootstrap,
     paired_bootstrap,
 )
-from worker.engine.measure.latency import QUIET, Timing, compare
+from worker.engine.measure.latency import QUIET, Milliseconds, Timing, compare
 from worker.engine.measure.probing import ModelFile, probe
-from worker.engine.measure.verdict import Measured, evaluate_constraints, judge
+from worker.engine.measure.verdict import Measured, evaluate_constraints, judge, told_nearest
 from worker.engine.reporting import Reporter, SilentReporter
 from worker.engine.tasks import Scorer
 
@@ -44,7 +45,7 @@ Logits = npt.NDArray[np.float32]
 class Holdout:
     """Token ids (special tokens included) of the split that judges, sequence by sequence, and how it scores.
 
-    `choices`: sequences of one row where the model takes them together.
+    `choices`: sequences of one row where the model takes them together. `next_token`: see `BenchInputs`.
     """
 
     ids: Rows
@@ -52,6 +53,7 @@ class Holdout:
     token_types: Rows | None = None
     pad_id: int = 0
     choices: int | None = None
+    next_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class CertifyInputs:
     """`artifacts` are all files handed to the user, by their names; the certificate is not among them.
 
     `dense` is the fp32 model with the same export and runtime as `optimized`. `proved_infeasible`:
-    the search has shown that no recipe can meet the constraints.
+    the search has shown that no recipe can meet the constraints. `nearest` and `notes` as in the certificate,
+    which leaves out of `nearest` what is met after all.
     """
 
     spec: JobSpec
@@ -84,15 +87,20 @@ class CertifyInputs:
     artifacts: Mapping[str, Path]
     loadable: Loadable
     proved_infeasible: bool = False
+    nearest: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Issued:
-    """The certificate, and what both models answer on the holdout: logits as `Scorer` takes them."""
+    """The certificate, and what it rests on: both models' logits on the holdout, as `Scorer` takes them, the
+    paired bootstrap of their metric, and the speedup of every round of the timing, [rounds]."""
 
     certificate: Certificate
     dense_logits: Logits
     optimized_logits: Logits
+    paired: PairedBootstrap
+    round_speedups: Milliseconds
 
 
 def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds: float = 14.0) -> Issued:
@@ -135,7 +143,13 @@ def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds:
     dense = _measurements(spec, inputs.dense, paired.dense, comparison["dense"])
     optimized = _measurements(spec, inputs.optimized, paired.optimized, comparison["optimized"])
     speedup = comparison.speedup("dense", "optimized")
-    results = evaluate_constraints(spec.constraints, _measured(dense, optimized, speedup, paired))
+    measured = _measured(dense, optimized, speedup, paired, inputs.loadable)
+    results = evaluate_constraints(spec.constraints, measured)
+    closest = {
+        result.name: inputs.nearest[result.name]
+        for result in results
+        if not result.met and result.name in inputs.nearest
+    }
     certificate = Certificate(
         dense=dense,
         optimized=optimized,
@@ -155,6 +169,8 @@ def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds:
         seed=spec.seed,
         spec_digest=spec.digest(),
         artifacts={name: sha256(file) for name, file in sorted(inputs.artifacts.items())},
+        nearest=closest,
+        notes=(*scorer.task.notes, *inputs.notes, *told_nearest(closest)),
         holdout_rows=len(scorer),
         recipe=inputs.recipe,
         spread={
@@ -164,7 +180,8 @@ def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds:
         },
     )
     step(STEPS, "certified")
-    return Issued(certificate, dense_logits, optimized_logits)
+    rounds = comparison.ratios("dense", "optimized")
+    return Issued(certificate, dense_logits, optimized_logits, paired, rounds)
 
 
 def _logits(model: CertifiedModel, inputs: CertifyInputs, threads: int) -> Logits:
@@ -176,6 +193,7 @@ def _logits(model: CertifiedModel, inputs: CertifyInputs, threads: int) -> Logit
         pad_id=holdout.pad_id,
         token_types=holdout.token_types,
         choices=holdout.choices,
+        next_token=holdout.next_token,
     )
     with probe(model.file, batches, threads=threads) as running:
         logits = running.logits()
@@ -202,9 +220,9 @@ def _timed_inputs(inputs: CertifyInputs, model: CertifiedModel) -> BenchInputs:
     )
 
 
-def _measurements(spec: JobSpec, model: CertifiedModel, metric: float, timing: Timing) -> ModelMeasurements:
+def _measurements(spec: JobSpec, model: CertifiedModel, score: float, timing: Timing) -> ModelMeasurements:
     return ModelMeasurements(
-        metric=MetricValue(name=spec.metric, value=metric),
+        metric=MetricValue(name=spec.metric, value=metric_value(spec.metric, score)),
         latency_ms=Latency(p50=timing.p50, p95=timing.p95),
         throughput=timing.throughput,
         size_bytes=loaded_bytes(model.file),
@@ -214,11 +232,15 @@ def _measurements(spec: JobSpec, model: CertifiedModel, metric: float, timing: T
 
 
 def _measured(
-    dense: ModelMeasurements, optimized: ModelMeasurements, speedup: float, paired: PairedBootstrap
+    dense: ModelMeasurements,
+    optimized: ModelMeasurements,
+    speedup: float,
+    paired: PairedBootstrap,
+    loadable: Loadable,
 ) -> Measured:
     return Measured(
-        dense_metric=dense.metric.value,
-        optimized_metric=optimized.metric.value,
+        dense_metric=paired.dense,
+        optimized_metric=paired.optimized,
         dense_bytes=dense.size_bytes,
         optimized_bytes=optimized.size_bytes,
         speedup=speedup,
@@ -226,4 +248,5 @@ def _measured(
         p95=optimized.latency_ms.p95,
         throughput=optimized.throughput,
         paired=paired,
+        loadable=loadable,
     )

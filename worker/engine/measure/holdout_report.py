@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.spec import metric_value
 from worker.engine.tasks import Rows, Split, Task
 from worker.engine.tasks.marks import ClassScores, Marks
 
@@ -50,7 +51,7 @@ def holdout_report(task: Task, dense: Answered, optimized: Answered) -> dict[str
 
 
 def _scores(task: Task, marks: Marks) -> dict[str, float]:
-    return {name: task.score(name, marks) for name in task.metrics}
+    return {name: metric_value(name, task.score(name, marks)) for name in task.metrics}
 
 
 def _classes(task: Task, dense: Marks, optimized: Marks, labels: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -24,7 +24,8 @@ class BenchInputs:
 
     `ids` holds one array a sequence; batch b is the sequences `starts[b]` to `starts[b + 1]`. `token_types`
     has the lengths of `ids`, or is None for a task of single texts (they are then all zero). `choices` is
-    how many sequences make one example where the model takes them together, else None.
+    how many sequences make one example where the model takes them together, else None. `next_token`: what a
+    model answers is about the token that follows, and is kept as `next_token_scores`.
     """
 
     ids: tuple[Ints, ...]
@@ -32,6 +33,7 @@ class BenchInputs:
     pad_id: int = 0
     token_types: tuple[Ints, ...] | None = None
     choices: int | None = None
+    next_token: bool = False
 
     @classmethod
     def in_order(
@@ -42,6 +44,7 @@ class BenchInputs:
         pad_id: int = 0,
         token_types: Rows | None = None,
         choices: int | None = None,
+        next_token: bool = False,
     ) -> BenchInputs:
         """All sequences in order, `batch_size` examples at a time. Raises ValueError without any."""
         rows = _as_rows(ids)
@@ -51,7 +54,7 @@ class BenchInputs:
             raise ValueError("a row without tokens cannot be fed to the model")
         starts = (*range(0, len(rows), batch_size * (choices or 1)), len(rows))
         types = None if token_types is None else _as_rows(token_types)
-        return cls(rows, starts, pad_id, types, choices)
+        return cls(rows, starts, pad_id, types, choices, next_token)
 
     @classmethod
     def sample(
@@ -128,6 +131,7 @@ class BenchInputs:
             "starts": np.array(self.starts, dtype=np.int64),
             "pad_id": np.int64(self.pad_id),
             "choices": np.int64(self.choices or 0),
+            "next_token": np.bool_(self.next_token),
         }
         if self.token_types is not None:
             arrays["token_types"] = np.concatenate(self.token_types)
@@ -144,10 +148,26 @@ class BenchInputs:
                 int(stored["pad_id"]),
                 None if types is None else tuple(types),
                 int(stored["choices"]) or None,
+                bool(stored["next_token"]),
             )
 
     def _bounds(self) -> Iterator[tuple[int, int]]:
         return zip(self.starts[:-1], self.starts[1:], strict=True)
+
+
+def next_token_scores(logits: npt.NDArray[np.float32], ids: Ints, mask: Ints) -> npt.NDArray[np.float32]:
+    """What a language model's logits (sequences, length, words) say about the token that really follows each.
+
+    (sequences, length, 2): its log-probability, and 1 where it was the likeliest; 0 where no token follows.
+    """
+    scores = np.zeros((*ids.shape, 2), dtype=np.float32)
+    for row, count in enumerate(mask.sum(axis=1)):
+        given, following = logits[row, : count - 1].astype(np.float64), ids[row, 1:count]
+        largest = given.max(axis=-1, keepdims=True, initial=-np.inf)
+        norms = np.log(np.exp(given - largest).sum(axis=-1)) + largest[:, 0]
+        scores[row, : count - 1, 0] = given[np.arange(count - 1), following] - norms
+        scores[row, : count - 1, 1] = given.argmax(axis=-1) == following
+    return scores
 
 
 def _as_rows(ids: Rows) -> tuple[Ints, ...]:

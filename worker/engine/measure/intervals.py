@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -30,7 +30,7 @@ class Scorer(Protocol[M_contra]):
     """A job's score; see `tasks.scoring`."""
 
     def score(self, marks: M_contra) -> float:
-        """Of some rows; higher is better."""
+        """Of some rows; higher is better (`metric_value` tells people)."""
 
     def right(self, marks: M_contra) -> npt.NDArray[np.bool_] | None:
         """The rows of which the score is the share, or None where it is something else."""
@@ -38,7 +38,7 @@ class Scorer(Protocol[M_contra]):
 
 @dataclass(frozen=True)
 class PairedBootstrap:
-    """A metric (higher is better) of the dense and the optimized model, and of their resamples.
+    """A score (higher is better, see `metric_value`) of the dense and the optimized model, and of resamples.
 
     `dense_resampled[i]` and `optimized_resampled[i]` come from the same rows, drawn with replacement.
     Intervals are percentile intervals (Efron and Tibshirani 1993, ch. 13). They say nothing about
@@ -57,7 +57,7 @@ class PairedBootstrap:
 
     @property
     def relative_drop(self) -> float:
-        """(dense - optimized) / |dense|."""
+        """(dense - optimized) / |dense|; of a perplexity by what part it rises."""
         return relative_drop(self.dense, self.optimized)
 
     def absolute_drop_interval(self, level: float = 0.95) -> Interval:
@@ -69,6 +69,14 @@ class PairedBootstrap:
     def optimized_interval(self, level: float = 0.95) -> Interval:
         """Of the optimized model's metric itself."""
         return _percentile(self.optimized_resampled, level)
+
+    def stretched(self, factor: float) -> PairedBootstrap:
+        """The same with every resample `factor` times as far from the measured metrics."""
+        return replace(
+            self,
+            dense_resampled=self.dense + factor * (self.dense_resampled - self.dense),
+            optimized_resampled=self.optimized + factor * (self.optimized_resampled - self.optimized),
+        )
 
 
 def relative_drop(dense: float, optimized: float) -> float:

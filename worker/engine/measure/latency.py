@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from worker.engine.measure.inputs import BenchInputs
-from worker.engine.measure.probing import ModelFile, Probe, Turn, probe
+from worker.engine.measure.probing import ModelFile, Turn, probe
 
 Milliseconds = npt.NDArray[np.float64]
 MIN_ROUNDS = 3
@@ -20,6 +21,13 @@ TURN_SECONDS = 0.15  # of one model in one round: short, so that some turns fall
 PATIENCE = 2.0  # times the seconds asked for, in which a comparison ends whatever a turn's surroundings cost
 QUIET = 0.08  # seconds that an undisturbed model's threads wait for a processor, for each second
 MIN_PASSES = 3  # the fewest whose median is not moved by one disturbed pass
+
+
+class Timed(Protocol):
+    """What takes turns: a probe, or some of a probe's calls."""
+
+    def timed(self, *, calls: int, repeats: int = 1, warmup: int = 0) -> Turn:
+        """See `Probe.timed`."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +87,15 @@ class Comparison:
 
     def median_speedup(self, reference: str, name: str) -> float:
         """The same, as the median over the rounds of the ratio within the round."""
-        return float(np.median(self._ratios(reference, name)))
+        return float(np.median(self.ratios(reference, name)))
 
     def spread(self, reference: str, name: str) -> float:
         """Largest minus smallest ratio of a round, over the median ratio."""
-        ratios = self._ratios(reference, name)
+        ratios = self.ratios(reference, name)
         return float(np.ptp(ratios) / np.median(ratios))
 
-    def _ratios(self, reference: str, name: str) -> Milliseconds:
+    def ratios(self, reference: str, name: str) -> Milliseconds:
+        """Time of `reference` over time of `name` in each round, [rounds]."""
         return self.timings[reference].round_ms / self.timings[name].round_ms
 
 
@@ -116,7 +125,7 @@ def compare(
 
 
 def compare_running(
-    running: Mapping[str, Probe],
+    running: Mapping[str, Timed],
     inputs: BenchInputs,
     *,
     warmup: int,
@@ -143,7 +152,7 @@ def compare_running(
 
 
 def _affordable(
-    running: Mapping[str, Probe], inputs: BenchInputs, round_seconds: float, warmup: int
+    running: Mapping[str, Timed], inputs: BenchInputs, round_seconds: float, warmup: int
 ) -> tuple[int, int]:
     """(calls of a pass, passes of a turn) that fill a round; calls are left out to have enough passes."""
     tried = min(8, inputs.calls)

@@ -3,9 +3,10 @@
 Two thread pools in one process disturb each other's timing, so every model that is measured gets a
 process of its own. It answers requests (JSON lines on stdin) with JSON lines on stdout:
 
-    {"do": "pass", "calls": 64, "repeats": 2, "warmup": 4}  ->  {"ms": [time of every call], "waited": 0.01}
-    {"do": "logits", "to": "file.npy"}                      ->  {"rows": 500}
-    {"do": "memory"}                                        ->  {"peak_rss_bytes": 123}
+    {"do": "pass", "first": 0, "calls": 64, "repeats": 2, "warmup": 4}
+                                        ->  {"ms": [time of every call], "waited": 0.01}
+    {"do": "logits", "to": "file.npy"}  ->  {"rows": 500}
+    {"do": "memory"}                    ->  {"peak_rss_bytes": 123}
 
 `waited` is the share of the time that its threads were ready to run but given no processor.
 
@@ -30,10 +31,11 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from worker.engine.measure.inputs import BenchInputs
+from worker.engine.measure.inputs import BenchInputs, next_token_scores
 from worker.engine.measure.process import others_busy, peak_rss_bytes, waited_ns
 
 Call = Callable[[], npt.NDArray[np.float32]]
+PAST = "past_key_values."  # of the inputs that hold a cache of keys and values
 SETTLING_SECONDS = 5.0  # at most
 SETTLING_STEP = 0.002
 SETTLED_LOOKS = 3  # on end, at which no thread was busy
@@ -144,6 +146,10 @@ def _onnx_feed(batch: dict[str, Any], wanted: dict[str, Any], inputs: BenchInput
     """The graph's own inputs; `hidden` (layer stacks) is seeded noise of the batch's shape."""
     given = inputs.stacked(batch) if "input_ids" in wanted else batch
     feed: dict[str, Any] = {name: given[name] for name in wanted if name in given}
+    for name in wanted:
+        if name.startswith(PAST):  # nothing was read before: (batch, heads, 0, size)
+            _, heads, _, size = wanted[name].shape
+            feed[name] = np.zeros((len(batch["input_ids"]), heads, 0, size), dtype=np.float32)
     if "hidden" in wanted:
         hidden = int(wanted["hidden"].shape[-1])
         shape = (*batch["input_ids"].shape, hidden)
@@ -160,7 +166,8 @@ def _torch_calls(arguments: argparse.Namespace, inputs: BenchInputs) -> list[Cal
 
     torch.set_num_threads(arguments.threads)
     config = json.loads((arguments.model / "config.json").read_text(encoding="utf-8"))
-    loader = AUTO_CLASSES[kind_of(config.get("architectures")) or "sequence"]
+    kind = kind_of(config.get("architectures")) or "sequence"
+    loader = AUTO_CLASSES[kind]
     model = loader.from_pretrained(
         arguments.model,
         trust_remote_code=arguments.remote_code,
@@ -169,11 +176,12 @@ def _torch_calls(arguments: argparse.Namespace, inputs: BenchInputs) -> list[Cal
     )
     model = model.eval().to(arguments.device)
     taken = inspect.signature(model.forward).parameters
+    uncached = {"use_cache": False} if kind == "causal" else {}
 
     def call(feed: dict[str, Any]) -> Call:
         def run() -> npt.NDArray[np.float32]:
             with torch.inference_mode():  # the copy to the host waits for the device
-                return np.asarray(logits_of(model(**feed)).float().cpu().numpy())
+                return np.asarray(logits_of(model(**feed, **uncached)).float().cpu().numpy())
 
         return run
 
@@ -188,6 +196,15 @@ def _joined(outputs: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
     return np.asarray(outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1))
 
 
+def _kept(
+    logits: npt.NDArray[np.float32], batch: dict[str, Any], inputs: BenchInputs
+) -> npt.NDArray[np.float32]:
+    """What is kept of a batch's logits: of a language model's what they say about the tokens that follow."""
+    if not inputs.next_token:
+        return logits
+    return next_token_scores(logits, batch["input_ids"], batch["attention_mask"])
+
+
 def _unpadded(logits: npt.NDArray[np.float32], batch: dict[str, Any]) -> npt.NDArray[np.float32]:
     """[rows, outputs] as they are; [sequences, length, outputs] as [tokens, outputs]."""
     return logits[batch["attention_mask"].astype(bool)] if logits.ndim == 3 else logits
@@ -196,10 +213,11 @@ def _unpadded(logits: npt.NDArray[np.float32], batch: dict[str, Any]) -> npt.NDA
 def _serve(calls: list[Call], inputs: BenchInputs, request: dict[str, Any]) -> dict[str, Any]:
     match request["do"]:
         case "pass":
-            return _timed(calls, **{key: request[key] for key in ("calls", "repeats", "warmup")})
+            return _timed(calls, **{key: request[key] for key in ("first", "calls", "repeats", "warmup")})
         case "logits":
+            answers = zip(calls, inputs.batches(), strict=True)
             logits = np.concatenate(
-                [_unpadded(call(), batch) for call, batch in zip(calls, inputs.batches(), strict=True)]
+                [_unpadded(_kept(call(), batch, inputs), batch) for call, batch in answers]
             )
             np.save(request["to"], logits)
             return {"rows": int(logits.shape[0])}
@@ -209,9 +227,9 @@ def _serve(calls: list[Call], inputs: BenchInputs, request: dict[str, Any]) -> d
             raise ValueError(f"unknown request {unknown!r}")
 
 
-def _timed(all_calls: list[Call], *, calls: int, repeats: int, warmup: int) -> dict[str, Any]:
-    """Milliseconds of every call of `repeats` passes over the first `calls`, after uncounted ones."""
-    chosen = all_calls[:calls]
+def _timed(all_calls: list[Call], *, first: int, calls: int, repeats: int, warmup: int) -> dict[str, Any]:
+    """Milliseconds of every call of `repeats` passes over `calls` from `first` on, after uncounted ones."""
+    chosen = all_calls[first : first + calls]
     for index in range(warmup):
         chosen[index % len(chosen)]()
     milliseconds = []

@@ -63,13 +63,17 @@ class Probe:
         self._complaints = complaints
         self._unread = b""
 
-    def timed(self, *, calls: int, repeats: int = 1, warmup: int = 0) -> Turn:
-        """`repeats` passes over the first `calls` batches, after `warmup` calls that are not counted."""
-        answer = self._ask({"do": "pass", "calls": calls, "repeats": repeats, "warmup": warmup})
+    def timed(self, *, calls: int, repeats: int = 1, warmup: int = 0, first: int = 0) -> Turn:
+        """`repeats` passes over `calls` batches from `first` on, after `warmup` uncounted calls."""
+        request = {"do": "pass", "first": first, "calls": calls, "repeats": repeats, "warmup": warmup}
+        answer = self._ask(request)
         return Turn(np.asarray(answer["ms"], dtype=np.float64).reshape(repeats, -1), answer["waited"])
 
     def logits(self) -> npt.NDArray[np.float32]:
-        """Logits of all examples, [examples, outputs], or of all tokens, [tokens, outputs], in order."""
+        """Logits of all examples, [examples, outputs], or of all tokens, [tokens, outputs], in order.
+
+        Where the inputs ask for it, `next_token_scores` in their stead, [tokens, 2].
+        """
         with tempfile.TemporaryDirectory(prefix="axforge-logits-") as folder:
             file = Path(folder) / "logits.npy"
             self._ask({"do": "logits", "to": str(file)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.spec import Certificate, ConstraintResult
+from models.spec import LOWER_IS_BETTER, Certificate, ConstraintResult
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,16 @@ def comparison_rows(certificate: Certificate) -> tuple[Row, ...]:
     """Metric, latency, throughput, size, parameters and MACs of both models."""
     dense, optimized, ratios = certificate.dense, certificate.optimized, certificate.ratios
     low, high = ratios.relative_drop_interval
+    worse = 1 if dense.metric.name in LOWER_IS_BETTER else -1  # the sign of a change for the worse
+    change, least, most = (
+        worse * part for part in (ratios.relative_drop, *sorted((low, high), reverse=worse < 0))
+    )
     return (
         Row(
             dense.metric.name,
             f"{dense.metric.value:.4f}",
             f"{optimized.metric.value:.4f}",
-            f"{-ratios.relative_drop:+.2%} (95 %: {-high:+.2%} to {-low:+.2%})",
+            f"{change:+.2%} (95 %: {least:+.2%} to {most:+.2%})",
         ),
         Row(
             "latency p50, ms",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,13 +19,17 @@ HALVES = (0.5, 1.0)
 
 @dataclass(frozen=True)
 class Stack:
-    """`depth` equal layers and the milliseconds of a call; `last`: built as a model's last layer is."""
+    """`depth` equal layers and the milliseconds of a call; `last`: built as a model's last layer is.
+
+    `hidden`: dimensions of the hidden states; None for the dense model's.
+    """
 
     depth: int
     heads: int
     channels: int
     last: bool = False
     ms: float = 0.0
+    hidden: int | None = None
 
 
 def planned_stacks(heads: int, channels: int, *, depth: int = 3, last: bool = True) -> list[Stack]:
@@ -43,6 +47,16 @@ def planned_stacks(heads: int, channels: int, *, depth: int = 3, last: bool = Tr
         planned += _crossed(1, _widths(heads, HALVES), _widths(channels, HALVES), last=True)
         planned += [Stack(1, heads, channels, last=True)]
     return list(dict.fromkeys(planned))
+
+
+def narrow_stacks(heads: int, channels: int, hidden: int, *, depth: int = 3) -> list[Stack]:
+    """Stacks that tell apart half and all of each block's width, on hidden states of `hidden` dimensions."""
+    planned = [
+        *_crossed(depth, _widths(heads, HALVES), _widths(channels, HALVES), last=False),
+        Stack(depth, heads, channels),
+        Stack(1, heads, channels),
+    ]
+    return [replace(stack, hidden=hidden) for stack in dict.fromkeys(planned)]
 
 
 def fit(stacks: Sequence[Stack]) -> tuple[BlockCosts, BlockCosts]:

@@ -16,13 +16,14 @@ from worker.engine.measure import machine
 from worker.engine.measure.files import loaded_bytes
 from worker.engine.measure.inputs import BenchInputs
 from worker.engine.measure.latency import Comparison, compare_running
-from worker.engine.measure.latency_table import Dimensions, LatencyTable
+from worker.engine.measure.latency_table import Dimensions, LatencyTable, NarrowCosts
+from worker.engine.measure.layer_size import LayerSize, SizedStack, fit_layer_size
 from worker.engine.measure.probing import ModelFile, Probe, probe
-from worker.engine.measure.table_fit import Stack, fit, planned_stacks
+from worker.engine.measure.table_fit import Stack, fit, narrow_stacks, planned_stacks
 
 WARMUP = 5
 GROUP = 4  # models timed in turns with the whole one: its turns are shared, memory stays bounded
-VERSION = 3  # of the method: tables measured in another way are not read back
+VERSION = 4  # of the method: tables measured in another way are not read back
 
 
 def latency_table(
@@ -46,7 +47,9 @@ def latency_table(
     """
     whole = delivered or dense
     file = (
-        None if cache is None else cache / f"latency-{_key(dense, whole, inputs, dimensions, threads)}.json"
+        None
+        if cache is None
+        else cache / f"latency-{table_key(dense, whole, inputs, dimensions, threads)}.json"
     )
     if file is not None and file.is_file():
         return LatencyTable.from_json(json.loads(file.read_text(encoding="utf-8")))
@@ -71,6 +74,8 @@ def _measured(
 ) -> LatencyTable:
     last = dense.runtime == "onnxruntime" and dimensions.first_token_only
     planned = planned_stacks(dimensions.heads, dimensions.channels, last=last)
+    if dimensions.narrower:
+        planned += narrow_stacks(dimensions.heads, dimensions.channels, dimensions.narrow_size)
     timed: list[tuple[Comparison, str]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="axforge-table-")))
@@ -78,24 +83,26 @@ def _measured(
         # one then disturbs the other as much.
         reference = stack.enter_context(probe(whole, inputs, threads=threads))
         models = {"dense": dense} | {
-            f"stack-{number}": _stack_file(folder / f"stack-{number}", stack, dense, dimensions, quantized)
+            f"stack-{number}": stack_file(folder / f"stack-{number}", stack, dense, dimensions, quantized)
             for number, stack in enumerate(planned)
         }
         for step, names in enumerate(_grouped(list(models))):
             on_step(step, -(-len(models) // GROUP))
             group = {name: models[name] for name in names}
-            comparison = _beside(reference, group, inputs, threads, seconds * len(group))
+            comparison = beside(reference, group, inputs, threads, seconds * len(group))
             timed += [(comparison, name) for name in names]
-    return _table(planned, timed[1:], timed[0][0], dimensions)
+        layer_size = _layer_size(planned, models)
+    return _table(planned, timed[1:], timed[0][0], dimensions, layer_size)
 
 
 def _grouped(names: Sequence[str]) -> Iterator[Sequence[str]]:
     return (names[start : start + GROUP] for start in range(0, len(names), GROUP))
 
 
-def _beside(
+def beside(
     whole: Probe, group: Mapping[str, ModelFile], inputs: BenchInputs, threads: int, seconds: float
 ) -> Comparison:
+    """A group of models and "whole", which is running already, on the clock."""
     with ExitStack() as stack:
         running = {
             name: stack.enter_context(probe(model, inputs, threads=threads)) for name, model in group.items()
@@ -108,15 +115,16 @@ def _table(
     timed: Sequence[tuple[Comparison, str]],
     dense_timed: Comparison,
     dimensions: Dimensions,
+    layer_size: LayerSize | None,
 ) -> LatencyTable:
     """Every time is a ratio to the whole model in the same turns, times what that takes at its fastest."""
     whole_ms = min(comparison["whole"].fastest for comparison, _ in timed)
-    inner, last = fit(
-        [
-            replace(stack, ms=whole_ms / comparison.speedup("whole", name))
-            for stack, (comparison, name) in zip(planned, timed, strict=True)
-        ]
-    )
+    stacks = [
+        replace(stack, ms=whole_ms / comparison.speedup("whole", name))
+        for stack, (comparison, name) in zip(planned, timed, strict=True)
+    ]
+    inner, last = fit([stack for stack in stacks if stack.hidden is None])
+    narrow = _narrow_costs([stack for stack in stacks if stack.hidden is not None], dimensions)
     full = LayerShape(tuple(range(dimensions.heads)), tuple(range(dimensions.channels)))
     layers_ms = (dimensions.layers - 1) * inner.layer_ms(full) + last.layer_ms(full)
     scale = min(1.0, whole_ms / layers_ms)  # layers must not cost more than the model they are part of
@@ -128,15 +136,34 @@ def _table(
         dense_ms=whole_ms / dense_timed.speedup("whole", "dense"),
         p50_over_mean=whole.p50 / whole.fastest,
         p95_over_mean=whole.p95 / whole.fastest,
+        narrow=None if narrow is None else narrow.scaled(scale),
+        layer_size=layer_size,
     )
 
 
-def _stack_file(
+def _narrow_costs(stacks: Sequence[Stack], dimensions: Dimensions) -> NarrowCosts | None:
+    if not stacks:
+        return None
+    return NarrowCosts(dimensions.hidden_size, dimensions.narrow_size, fit(stacks)[0])
+
+
+def _layer_size(planned: Sequence[Stack], models: Mapping[str, ModelFile]) -> LayerSize | None:
+    """What a layer adds to the delivered file; None where stacks are described and not written (torch)."""
+    stacks = [
+        SizedStack(stack.depth, stack.heads, stack.channels, loaded_bytes(models[f"stack-{number}"]))
+        for number, stack in enumerate(planned)
+        if models[f"stack-{number}"].runtime == "onnxruntime" and not stack.last and stack.hidden is None
+    ]
+    return fit_layer_size(stacks) if stacks else None
+
+
+def stack_file(
     path: Path, stack: Stack, dense: ModelFile, dimensions: Dimensions, quantized: bool
 ) -> ModelFile:
+    """Write a stack of layers in the form and runtime of `dense`."""
     layers = [(stack.heads, stack.channels)] * stack.depth
     described: dict[str, Any] = {
-        "hidden_size": dimensions.hidden_size,
+        "hidden_size": stack.hidden or dimensions.hidden_size,
         "head_size": dimensions.head_size,
         "layers": layers,
         "form": dimensions.form,
@@ -153,7 +180,7 @@ def _stack_file(
     return ModelFile(path, "onnxruntime", dense.device)
 
 
-def _key(
+def table_key(
     dense: ModelFile, whole: ModelFile, inputs: BenchInputs, dimensions: Dimensions, threads: int
 ) -> str:
     """Of all that a table depends on: dimensions, files' sizes, runtime, lengths, machine, versions."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from worker.engine.export.axforge_decoder import CausalStep
 from worker.engine.export.layer_stack import layer_stack
 from worker.engine.export.modeling_axforge import additive_mask
 from worker.engine.measure.inputs import BenchInputs
@@ -28,7 +29,7 @@ def layer_calls(
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     stack: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    modules, relative, _ = layer_stack(**stack)
+    modules, relative, config = layer_stack(**stack)
     layers = [layer.eval().to(device) for layer in modules]
     positions = None if relative is None else relative.eval().to(device)
 
@@ -36,6 +37,8 @@ def layer_calls(
         def run() -> npt.NDArray[np.float32]:
             with torch.inference_mode():
                 out, shared = hidden, None if positions is None else positions(hidden.shape[1])
+                if config.causal is not None:
+                    shared = CausalStep(torch.arange(hidden.shape[1], device=device)[None], mask)
                 for layer in layers:
                     out = layer(out, mask, shared)
                 return np.asarray(out[:, 0].cpu().numpy())
@@ -44,7 +47,8 @@ def layer_calls(
 
     calls = []
     for batch in inputs.batches():
-        mask = additive_mask(torch.from_numpy(batch["attention_mask"]), torch.float32).to(device)
+        mask = torch.from_numpy(batch["attention_mask"]).to(device)
+        mask = mask if config.causal is not None else additive_mask(mask, torch.float32)
         hidden = torch.randn(*batch["input_ids"].shape, stack["hidden_size"]).to(device)
         calls.append(call(hidden, mask))
     return calls

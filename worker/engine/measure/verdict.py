@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from models.spec import (
     AccuracyConstraint,
     ConstraintResult,
     Constraints,
+    Loadable,
     SizeConstraint,
     SpeedConstraint,
     Verdict,
@@ -23,7 +25,8 @@ ROUNDING = 1e-12
 class Measured:
     """What constraints are judged by. Milliseconds per call, examples per second, bytes.
 
-    `paired` is needed only where `constraints.accuracy.confidence` is a level.
+    Metrics are scores: more is better, see `metric_value`. `paired` is needed only where
+    `constraints.accuracy.confidence` is a level.
     """
 
     dense_metric: float
@@ -35,10 +38,11 @@ class Measured:
     p95: float
     throughput: float
     paired: PairedBootstrap | None = None
+    loadable: Loadable | None = None
 
 
 def evaluate_constraints(constraints: Constraints, measured: Measured) -> tuple[ConstraintResult, ...]:
-    """One result for every bound that `constraints` gives, accuracy first, then size, then speed.
+    """One result for every bound that `constraints` gives: accuracy, size, speed, then how it is loaded.
 
     With a confidence level, accuracy bounds are judged by the unfavourable end of the two-sided
     paired interval at that level. Raises ValueError when a level is asked for without `paired`.
@@ -47,6 +51,7 @@ def evaluate_constraints(constraints: Constraints, measured: Measured) -> tuple[
         *_accuracy(constraints.accuracy, measured),
         *_size(constraints.size, measured),
         *_speed(constraints.speed, measured),
+        *_loadable(constraints, measured),
     )
 
 
@@ -57,6 +62,30 @@ def judge(results: Sequence[ConstraintResult], *, proved_infeasible: bool = Fals
     return "infeasible" if proved_infeasible else "best_effort"
 
 
+def told_nearest(nearest: Mapping[str, float]) -> list[str]:
+    """`nearest` of a certificate, in sentences."""
+    return [
+        f"{name} is missed; the nearest to it that a trained candidate came, with the other constraints held "
+        f"if any did so, is {value:.4g} on the selection split."
+        for name, value in nearest.items()
+    ]
+
+
+def allowed_drop(constraint: AccuracyConstraint, dense: float) -> float:
+    """How far the score may fall below `dense`, in units of the metric: the tightest of the bounds given.
+
+    Infinite without any, negative where a gain is asked for. Confidence levels are left out of account.
+    """
+    drops = (
+        None if constraint.max_relative_drop is None else constraint.max_relative_drop * abs(dense),
+        constraint.max_absolute_drop,
+        None if constraint.min is None else dense - constraint.min,
+        None if constraint.max is None else dense + constraint.max,  # scores are negated metrics there
+        None if constraint.min_gain is None else -constraint.min_gain,
+    )
+    return min((drop for drop in drops if drop is not None), default=inf)
+
+
 def _accuracy(constraint: AccuracyConstraint, measured: Measured) -> Iterator[ConstraintResult]:
     relative, absolute, metric = _judged_accuracy(constraint, measured)
     if constraint.max_relative_drop is not None:
@@ -65,6 +94,8 @@ def _accuracy(constraint: AccuracyConstraint, measured: Measured) -> Iterator[Co
         yield _at_most("accuracy.max_absolute_drop", constraint.max_absolute_drop, absolute)
     if constraint.min is not None:
         yield _at_least("accuracy.min", constraint.min, metric)
+    if constraint.max is not None:
+        yield _at_most("accuracy.max", constraint.max, -metric)  # of metrics of which less is better
     if constraint.min_gain is not None:
         yield _at_least("accuracy.min_gain", constraint.min_gain, -absolute)
 
@@ -100,6 +131,12 @@ def _speed(constraint: SpeedConstraint, measured: Measured) -> Iterator[Constrai
         yield _at_most("speed.max_latency_ms", constraint.max_latency_ms, latency)
     if constraint.min_throughput is not None:
         yield _at_least("speed.min_throughput", constraint.min_throughput, measured.throughput)
+
+
+def _loadable(constraints: Constraints, measured: Measured) -> Iterator[ConstraintResult]:
+    """1 stands for yes. Where it is not known yet how the model is loaded, nothing is said of it."""
+    if constraints.loadable is not None and measured.loadable is not None:
+        yield _at_least("loadable.native", 1.0, float(measured.loadable == "native"))
 
 
 def _at_most(name: str, required: float, measured: float) -> ConstraintResult:

@@ -138,7 +138,7 @@ def _find_holdout(
         table = read_tables([files.root / name for name in names], names, source.format)
         if _has(table, task.label_columns(columns)):
             rows = task.withheld(_read(task, table, columns, split), labels)
-            if any(label is not None for label in rows["label"]):
+            if task.has_labels(rows):
                 reporter.event(
                     "dataset.holdout", f"the {split} split judges the result", split=split, files=list(names)
                 )

@@ -18,9 +18,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from models.spec.capabilities import ARCHITECTURES
-from worker.engine.anatomy import family_of
+from worker.engine.anatomy import family_of, headless
 from worker.engine.anatomy.heads import AUTO_CLASSES, HeadKind, kind_of
-from worker.engine.errors import ModelError, UnsupportedArchitecture
+from worker.engine.errors import ModelError
 from worker.engine.prepare.model_source import POINTER
 from worker.engine.tasks.base import Task
 
@@ -47,11 +47,7 @@ def load_model(
     _quiet()
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if task.head not in family_of(config.model_type).heads:
-        raise UnsupportedArchitecture(
-            f"models of type {config.model_type!r} have no head for task {task.name}",
-            remedy="choose another task, or a base model of another architecture",
-            pointer="/task",
-        )
+        raise headless(config.model_type, task.head)
     order = _head_order(config, task, labels)
     _set_outputs(config, task, labels)
     with torch.random.fork_rng(devices=[]):
@@ -62,6 +58,8 @@ def load_model(
             _initialise_head(model)
     if trained and order:
         _reorder_head(model, order)
+    if task.head == "causal":
+        model.config.use_cache = False  # scoring and training read whole texts; `save_folder` puts it back
     return model.eval(), trained
 
 
@@ -78,6 +76,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             remedy="write it again with tokenizer.save_pretrained(folder)",
             pointer=POINTER,
         ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # as language models are usually padded
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
         raise ModelError(
             "the base model's tokenizer has no fast form or no padding token",
@@ -153,6 +153,8 @@ def _set_outputs(config: PreTrainedConfig, task: Task, labels: Sequence[str]) ->
 def _head_order(config: PreTrainedConfig, task: Task, labels: Sequence[str]) -> list[int] | None:
     """For each label of the data the head's row, empty where it has none; None where the head is another."""
     kind = kind_of(config.architectures)
+    if task.head == "causal" and config.tie_word_embeddings:
+        return []  # the head is the word embedding, whatever else the checkpoint was saved with
     if config.architectures and kind != task.head:
         return None
     if task.head not in CLASSIFIERS:
@@ -172,10 +174,11 @@ def _head_order(config: PreTrainedConfig, task: Task, labels: Sequence[str]) -> 
 
 
 def _initialise_head(model: PreTrainedModel) -> None:
+    words = model.get_input_embeddings().weight  # which may be the head's weight, too
     spread = float(getattr(model.config, "initializer_range", 0.02))
     for part in head_modules(model).values():
         for module in part.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module.weight is not words:
                 nn.init.normal_(module.weight, std=spread)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

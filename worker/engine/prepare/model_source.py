@@ -16,8 +16,10 @@ from safetensors import SafetensorError, safe_open
 from models.spec import ModelSource
 from models.spec.capabilities import ARCHITECTURES
 from worker.engine.anatomy import ensure_supported
+from worker.engine.anatomy.heads import HeadKind
 from worker.engine.errors import ModelError, SourceError, UnsafeWeights
 from worker.engine.prepare.hub import HubRepository
+from worker.engine.prepare.quantized_source import check_quantization
 
 POINTER = "/base_model"
 WEIGHTS = "model.safetensors"
@@ -40,8 +42,10 @@ _DOWNLOADED = (
 )
 
 
-def resolve_model(source: ModelSource, folder: Path, *, hub_endpoint: str | None = None) -> Path:
-    """A checked folder with config.json, safetensors weights and a tokenizer.
+def resolve_model(
+    source: ModelSource, folder: Path, *, head: HeadKind | None = None, hub_endpoint: str | None = None
+) -> Path:
+    """A checked folder with config.json, safetensors weights and a tokenizer; the model may have `head`.
 
     `folder` is the run's own: it keeps which hub commit was taken. The hub is asked for config.json
     first, so that an architecture without an anatomy costs no download of weights.
@@ -56,7 +60,7 @@ def resolve_model(source: ModelSource, folder: Path, *, hub_endpoint: str | None
                 pointer=f"{POINTER}/path",
             )
     elif source.hub is not None:
-        found = _from_hub(source, folder, hub_endpoint)
+        found = _from_hub(source, folder, head, hub_endpoint)
     else:
         origin = "upload" if source.upload is not None else "uri"
         raise SourceError(
@@ -64,11 +68,11 @@ def resolve_model(source: ModelSource, folder: Path, *, hub_endpoint: str | None
             remedy="submit the job to a server, or give path or hub",
             pointer=f"{POINTER}/{origin}",
         )
-    check_model_folder(found)
+    check_model_folder(found, head)
     return found
 
 
-def check_model_folder(folder: Path) -> None:
+def check_model_folder(folder: Path, head: HeadKind | None = None) -> None:
     """Refuse what is no transformer, unknown, unsafe, incomplete or damaged; nothing is loaded.
 
     Raises ModelError, UnsupportedArchitecture, UnsafeWeights.
@@ -76,7 +80,7 @@ def check_model_folder(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise _not_a_transformer("there is no config.json")
-    check_config(_json_object(config))
+    check_config(_json_object(config), head)
     tokenizer = folder / "tokenizer_config.json"
     if tokenizer.is_file() and "auto_map" in _json_object(tokenizer):
         raise _remote_code(tokenizer.name)
@@ -86,20 +90,18 @@ def check_model_folder(folder: Path) -> None:
         _check_shard(folder / shard, tensors)
 
 
-def check_config(config: dict[str, Any]) -> None:
-    """Refuse by config.json alone. Raises ModelError, UnsupportedArchitecture, UnsafeWeights."""
+def check_config(config: dict[str, Any], head: HeadKind | None = None) -> None:
+    """Refuse by config.json alone, also what cannot have `head`.
+
+    Raises ModelError, UnsupportedArchitecture, UnsafeWeights.
+    """
     if "auto_map" in config:
         raise _remote_code("config.json")
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise _not_a_transformer("config.json names no model_type")
-    ensure_supported(config)
-    if "quantization_config" in config:
-        raise ModelError(
-            "the base model is quantized already",
-            remedy="start from the model's float weights; quantization is one of the approximations",
-            pointer=POINTER,
-        )
+    ensure_supported(config, head)
+    check_quantization(config)
 
 
 def check_file_names(names: Iterable[str]) -> None:
@@ -126,7 +128,7 @@ def check_file_names(names: Iterable[str]) -> None:
         )
 
 
-def _from_hub(source: ModelSource, folder: Path, endpoint: str | None) -> Path:
+def _from_hub(source: ModelSource, folder: Path, head: HeadKind | None, endpoint: str | None) -> Path:
     assert source.hub is not None
     repository = HubRepository.pinned(
         source.hub, "model", source.revision, folder / "base_model.json", endpoint=endpoint, pointer=POINTER
@@ -134,7 +136,7 @@ def _from_hub(source: ModelSource, folder: Path, endpoint: str | None) -> Path:
     config = repository.file("config.json")
     if config is None:
         raise _not_a_transformer("the repository has no config.json")
-    check_config(_json_object(config))
+    check_config(_json_object(config), head)
     check_file_names(repository.files(_DOWNLOADED))
     return repository.snapshot(_DOWNLOADED)
 

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from models.spec import EstimatorName
 from worker.engine.anatomy.heads import READS_FIRST_TOKEN
 from worker.engine.measure.latency_table import Dimensions, LatencyTable
+from worker.engine.measure.sparse_measure import sparse_costs
 from worker.engine.measure.table_measure import latency_table
 from worker.engine.run import Run
-from worker.engine.significance.report import all_elements, significance_report
+from worker.engine.significance.elements import Element
+from worker.engine.significance.registry import ESTIMATORS
+from worker.engine.significance.report import Cost, Estimate, significance_report
+from worker.engine.significance.sparse_elements import SparseElement
+from worker.engine.significance.sparse_report import sparse_report
 from worker.engine.stages.baseline import dense_files
-from worker.engine.stages.problem import compared_rows, cost_model, fisher
+from worker.engine.stages.problem import compared_rows, cost_model, material, weighed_elements
+from worker.engine.stages.sparse import tried_elements, tried_kinds
+from worker.engine.stages.timetable import seconds_for
 from worker.engine.stages.weighing import Weighing
 from worker.engine.workspace import write_json
 
-WEIGHED_ROWS = 256  # of the selection split at most, for the loss change of every single element
+WEIGHED_ROWS = (256, 128, 64, 32)  # of the selection split, for the loss change of every single element
 WEIGHING_SHARE = 0.05  # of the budget, for that
+TABLE_SHARE = 0.012  # of the stage's time, for timing one stack of the latency table
 
 
 def analyse(run: Run) -> dict[str, Any]:
@@ -25,46 +37,74 @@ def analyse(run: Run) -> dict[str, Any]:
     folder = run.workspace.folder("analyse")
     table_file = folder / "latency_table.json"
     if not table_file.exists():
-        write_json(table_file, _latency_table(run).to_json())
+        write_json(table_file, measured_table(run).to_json())
 
     # An element costs half a pass on average: the layers before it are not computed anew.
-    passes = len(all_elements(run.anatomy.full_shape())) // 2 + 1
-    weighing = Weighing(run, min(WEIGHED_ROWS, compared_rows(run, passes, WEIGHING_SHARE)))
+    elements, sparse = weighed_elements(run, run.anatomy.full_shape()), tried_elements(run)
+    passes = (len(elements) + len(sparse)) // 2 + 1
+    weighing = Weighing(run, compared_rows(run, passes, WEIGHING_SHARE, WEIGHED_ROWS))
+    began = time.perf_counter()
+    base_losses, without = weighing.base_losses(), weighing.losses()
+    seconds, costs = time.perf_counter() - began, cost_model(run)
     report = significance_report(
         run.anatomy,
-        weighing.base_losses(),
-        weighing.losses(),
-        fisher(run, run.anatomy, run.anatomy.full_shape()),
-        cost_model(run),
+        base_losses,
+        without,
+        _estimates(run, elements),
+        costs,
+        ablation=Cost(seconds, weighing.token_layers, len(base_losses)),
         length=run.length(),
+        elements=elements,
     )
+    report["drives"] = run.spec.significance.drives
+    shape = run.anatomy.full_shape()
+    report["sparse_attention"] = sparse_report(shape, sparse, report["base_loss"], without, costs)
     write_json(folder / "significance.json", report)
     return {"elements": len(report["elements"]), "rank_agreement": report["rank_agreement"]}
 
 
-def _latency_table(run: Run) -> LatencyTable:
+def measured_table(run: Run) -> LatencyTable:
+    """The table of the target, measured or read back from this machine's cache."""
     dense, whole = dense_files(run)
     anatomy = run.anatomy
-    return latency_table(
-        dense,
-        run.timed_inputs(),
-        Dimensions(
-            anatomy.hidden_size,
-            anatomy.head_size,
-            anatomy.heads,
-            anatomy.channels,
-            anatomy.layers,
-            form=anatomy.form,
-            layer_variants=anatomy.layer_variants,
-            first_token_only=anatomy.kind in READS_FIRST_TOKEN,
-        ),
-        threads=run.threads,
-        delivered=whole,
-        quantized=run.quantizes,
-        cache=_cache_folder(),
-        seconds_per_stack=run.timing_seconds / 8,
-        on_step=lambda step, total: run.progress("analyse", step, total, "measuring the latency table"),
+    dimensions = Dimensions(
+        anatomy.hidden_size,
+        anatomy.head_size,
+        anatomy.heads,
+        anatomy.channels,
+        anatomy.layers,
+        form=anatomy.form,
+        layer_variants=anatomy.layer_variants,
+        first_token_only=anatomy.kind in READS_FIRST_TOKEN,
+        narrower="prune_hidden" in run.spec.approximations,
     )
+    how: dict[str, Any] = {
+        "threads": run.threads,
+        "delivered": whole,
+        "quantized": run.quantizes,
+        "cache": _cache_folder(),
+        "seconds_per_stack": min(run.timing_seconds / 8, TABLE_SHARE * seconds_for(run, "analyse")),
+        "on_step": lambda step, total: run.progress("analyse", step, total, "measuring the latency table"),
+    }
+    table = latency_table(dense, run.timed_inputs(), dimensions, **how)
+    kinds = tried_kinds(run)
+    if not kinds:
+        return table
+    how |= {"top_k": SparseElement(kinds[0], 0).top_k, "whole_ms": table.predict(anatomy.full_shape())}
+    return replace(table, sparse=sparse_costs(dense, run.timed_inputs(), dimensions, kinds, **how))
+
+
+def _estimates(run: Run, elements: Sequence[Element]) -> dict[EstimatorName, Estimate]:
+    """Of the dense model by Fisher information and by what else is to be reported."""
+    shape = run.anatomy.full_shape()
+    asked = {"fisher", *run.spec.significance.estimators}
+    estimates: dict[EstimatorName, Estimate] = {}
+    for name, estimator in ESTIMATORS.items():
+        if name == "ablation" or name not in asked:
+            continue
+        run.progress("analyse", len(estimates), len(asked), f"estimating significance: {name}")
+        estimates[name] = Estimate.by(estimator, material(run, run.anatomy, shape), elements)
+    return estimates
 
 
 def _cache_folder() -> Path:

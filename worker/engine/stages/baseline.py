@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from models.spec import Candidate, CandidateMeasurements, Quantize, Recipe
+from models.spec import Candidate, CandidateMeasurements, Recipe, metric_value
 from worker.engine.anatomy.slicing import sliced
-from worker.engine.approximations.quantize import block_size
 from worker.engine.delivery import Delivered, deliver, target_file
 from worker.engine.errors import ModelError
 from worker.engine.export.safetensors import save_folder
@@ -20,19 +20,18 @@ from worker.engine.measure.probing import ModelFile
 from worker.engine.prepare import load_model, load_tokenizer
 from worker.engine.run import Run
 from worker.engine.stages.fitting import baseline_options
+from worker.engine.stages.precision import mixed_precision, plain_forms, plain_precision
 from worker.engine.stages.prepare import base_model
+from worker.engine.stages.ranks import lower_ranks, thinner_ffn, wants_lower_rank
 from worker.engine.stages.timing import note_times
 from worker.engine.stages.vocabulary import (
     Table,
     best_table,
-    lower_ranks,
     smaller_vocabularies,
-    thinner_ffn,
-    wants_lower_rank,
     wants_smaller_table,
 )
 from worker.engine.tasks import evaluate
-from worker.engine.training import fine_tune
+from worker.engine.training import FitResult, fine_tune
 
 REASONS = {
     "dense": "the dense model",
@@ -40,14 +39,13 @@ REASONS = {
     "dense-int8-int4": "the dense model in int8, its word embeddings in int4, and nothing else",
 }
 
-SHARE_OF_DROP = 0.25  # of the accuracy drop that is allowed: what int4 embeddings may cost
 DENSE_LOGITS = "dense_logits.npy"
 
 
 def baseline(run: Run) -> dict[str, Any]:
     """Fine-tune where needed; export in the target's runtime as it is, quantized, and, where that is wanted,
     with smaller tables of word embeddings; measure all of these."""
-    trained_here = _trained_for_the_task(run)
+    trained = _trained_for_the_task(run)
     began = time.perf_counter()
     evaluation = evaluate(
         run.dense.anatomy.model,
@@ -60,7 +58,9 @@ def baseline(run: Run) -> dict[str, Any]:
     row_seconds = (time.perf_counter() - began) / len(run.dense.selection)
     run.progress("baseline", 0, 2, "exporting the dense model for the target")
     delivered = _delivered(run)
-    precision = _precision(run, delivered)
+    precision = plain_precision(run, delivered)
+    mixed = mixed_precision(run, precision, delivered)
+    precision, delivered = next(iter(mixed), precision), delivered | mixed
     dense = delivered["dense"]
     trial = _Tables(run, precision, delivered[precision])
     if wants_smaller_table(run, delivered[precision], dense.size_bytes):
@@ -79,12 +79,13 @@ def baseline(run: Run) -> dict[str, Any]:
     whole = forms[best]
     note_times(run, comparison, dense="dense", whole=best)
     for number, (name, each) in enumerate(forms.items()):
-        reason = REASONS.get(name, f"{REASONS[precision]}, with smaller tables or thinner matrices")
+        reason = _reason(name, precision, mixed)
         ms, speedup = comparison[name].fastest, comparison.speedup("dense", name)
         run.reporter.candidate(_candidate(run, number, reason, each, ms, speedup, dense))
     np.save(run.workspace.folder("baseline") / DENSE_LOGITS, dense.logits)
     return {
-        "fine_tuned": trained_here,
+        "fine_tuned": trained is not None,
+        "cut_short": cut_short(run, trained),
         "metric": evaluation.metrics[run.spec.metric],
         "loss": evaluation.loss,
         "row_seconds": row_seconds,
@@ -118,36 +119,11 @@ def dense_logits(run: Run) -> NDArray[np.float32]:
     return np.asarray(np.load(run.workspace.folder("baseline") / DENSE_LOGITS, allow_pickle=False))
 
 
-def _forms(run: Run) -> dict[str, Recipe]:
-    """The precisions that the dense model is measured in."""
-    forms = {"dense": Recipe()}
-    if run.quantizes:
-        forms["dense-int8"] = Recipe(steps=(Quantize(),))
-        if block_size(run.dense.anatomy.model.get_input_embeddings().embedding_dim) is not None:
-            forms["dense-int8-int4"] = Recipe(steps=(Quantize(embeddings="int4"),))
-    return forms
-
-
-def _precision(run: Run, delivered: dict[str, Delivered]) -> str:
-    """Which precision to deliver: int4 embeddings unless they cost more than a quarter of the drop allowed.
-
-    Judged on the selection split, against int8 alone.
-    """
-    int8, int4 = delivered.get("dense-int8"), delivered.get("dense-int8-int4")
-    if int8 is None:
-        return "dense"
-    accuracy, dense = run.spec.constraints.accuracy, delivered["dense"].metric
-    allowed = max((accuracy.max_relative_drop or 0.0) * abs(dense), accuracy.max_absolute_drop or 0.0)
-    if int4 is None or int4.metric < int8.metric - SHARE_OF_DROP * allowed:
-        return "dense-int8"
-    return "dense-int8-int4"
-
-
 def _delivered(run: Run) -> dict[str, Delivered]:
     folder = run.workspace.folder("baseline")
     return {
         name: deliver(run, run.dense.anatomy.model, recipe, folder / name, run.dense)
-        for name, recipe in _forms(run).items()
+        for name, recipe in plain_forms(run).items()
     }
 
 
@@ -192,28 +168,47 @@ def _with_tables(run: Run, precision: Recipe, tables: dict[str, Table]) -> dict[
     return delivered
 
 
-def _trained_for_the_task(run: Run) -> bool:
-    """Leave the dense model in `run.dense_folder`; answers whether it was trained here."""
+def _reason(name: str, precision: str, mixed: Mapping[str, Delivered]) -> str:
+    """What a form of the dense model is, in words."""
+    if name in mixed:
+        return "the dense model in int8, with other precisions for some matrices by what they lose"
+    base = REASONS.get(precision, "the dense model in several precisions")
+    return REASONS.get(name, f"{base}, with smaller tables or thinner matrices")
+
+
+def _trained_for_the_task(run: Run) -> FitResult | None:
+    """Leave the dense model in `run.dense_folder`; answers its training, None where it came trained."""
     base = base_model(run)
     tokenizer = load_tokenizer(base)
     model, has_head = load_model(base, run.task, labels=run.data.labels, seed=run.spec.seed)
     wanted = run.spec.fine_tune if run.spec.fine_tune is not None else not has_head
-    if wanted:
-        _fine_tune(run, model, tokenizer)
-    elif not has_head:
+    fitted = _fine_tune(run, model, tokenizer) if wanted else None
+    if not wanted and not has_head:
         raise ModelError(
             "fine_tune is false, but the base model has no head trained for these labels",
             remedy="leave fine_tune out, or give a model that was fine-tuned for this task",
             pointer="/fine_tune",
         )
     save_folder(model, tokenizer, run.dense_folder)
-    return wanted
+    return fitted
 
 
-def _fine_tune(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def cut_short(run: Run, fitted: FitResult | None) -> str | None:
+    """What the user should know where the budget ended the training of the dense model."""
+    if fitted is None or fitted.stopped_by != "time":
+        return None
+    told = (
+        f"The dense model's fine-tuning was cut short by budget.max_minutes after {fitted.steps} steps and "
+        f"{fitted.seconds:.0f} s: with more minutes it may be more accurate, and so may all that comes of it."
+    )
+    run.reporter.event("baseline.cut_short", told, steps=fitted.steps)
+    return told
+
+
+def _fine_tune(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> FitResult:
     train = run.task.encode(run.data.train(), tokenizer, max_length=run.max_length)
     selection = run.task.encode(run.data.selection(), tokenizer, max_length=run.max_length)
-    fine_tune(
+    fitted = fine_tune(
         model,
         train,
         selection,
@@ -225,6 +220,7 @@ def _fine_tune(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
     )
     model.to("cpu")
     model.eval()
+    return fitted
 
 
 def _candidate(
@@ -237,7 +233,7 @@ def _candidate(
         stage="baseline",
         recipe=each.recipe,
         measurements=CandidateMeasurements(
-            metric=each.metric,
+            metric=metric_value(run.spec.metric, each.metric),
             parameters=anatomy.parameters(shape),
             macs=anatomy.macs(shape, run.dense.length()),
             size_bytes=each.size_bytes,

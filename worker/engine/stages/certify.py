@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from models.spec import Recipe, Source
+from models.spec import Recipe
 from worker.engine.anatomy import anatomy_of
 from worker.engine.delivery import target_file
 from worker.engine.export.card import CARD_FILE, CardFacts, write_card
@@ -14,29 +14,50 @@ from worker.engine.measure import certificate
 from worker.engine.measure.certificate import CertifiedModel, CertifyInputs, Holdout
 from worker.engine.measure.holdout_report import REPORT_FILE, Answered, holdout_report
 from worker.engine.origin import Origin, token_rows
+from worker.engine.report.redaction import public_name
+from worker.engine.report.uncertainty import Uncertainty
 from worker.engine.run import Run
 from worker.engine.stages.baseline import dense_files
+from worker.engine.stages.nearest import nearest, out_of_reach
+from worker.engine.stages.report import write_report
 from worker.engine.tasks import Scorer
-from worker.engine.workspace import write_json
+from worker.engine.workspace import read_json, write_json
 
+ISSUED = "issued.json"
 CERTIFICATE_TURNS = 2  # times as long as a candidate is the certificate's pair timed
 
 
 def certify(run: Run) -> dict[str, Any]:
-    """Write certificate.json, what the holdout says row by row, and the model card."""
+    """Write certificate.json, what the holdout says row by row, the model card, and the report.
+
+    A run that was killed after the certificate goes on with the report.
+    """
+    file = run.workspace.folder("certify") / ISSUED
+    if (issued := read_json(file)) is None:
+        issued = _issued(run)
+        write_json(file, issued)
+    write_report(run, Uncertainty(**issued["uncertainty"]))
+    return dict(issued["result"])
+
+
+def _issued(run: Run) -> dict[str, Any]:
+    """Measure and write everything but the report; answers the stage's result and its intervals."""
     searched, exported = run.workspace.result("search"), run.workspace.result("export")
-    recovered = run.workspace.result("recover")
+    baseline, recovered = run.workspace.result("baseline"), run.workspace.result("recover")
+    assert baseline is not None
     assert searched is not None
     assert exported is not None
     assert recovered is not None
     recipe = Recipe.model_validate(exported["recipe"])
     optimized = run.workspace.folder("export") / "optimized"
     target_folder = optimized / ("onnx" if run.spec.target.runtime == "onnxruntime" else "safetensors")
-    dense_holdout, own_holdout = _holdout(run, run.dense), _holdout(run, run.origin)
+    dense_holdout = _holdout(run, run.dense)
+    # Where the vocabulary stayed as it is, both models read the same tokens.
+    own_holdout = dense_holdout if run.origin is run.dense else _holdout(run, run.origin)
     model = load_folder(run.workspace.folder("recover") / recovered["folder"] / "model")
     small, whole = anatomy_of(model), run.dense.anatomy
     inputs = CertifyInputs(
-        spec=run.spec,
+        spec=run.asked,
         recipe=recipe,
         dense=CertifiedModel(
             dense_files(run)[0],
@@ -53,6 +74,12 @@ def certify(run: Run) -> dict[str, Any]:
         artifacts=_files(optimized),
         loadable=exported["loadable"],
         proved_infeasible=searched["proved_infeasible"],
+        nearest=nearest(run),
+        notes=[
+            *([baseline["cut_short"]] if baseline["cut_short"] else []),
+            *run.notes,
+            *out_of_reach(run.spec.constraints, searched["utmost"], recovered["violations"]),
+        ],
     )
     issued = certificate.certify(inputs, run.reporter, seconds=CERTIFICATE_TURNS * run.timing_seconds)
     folder = run.workspace.folder("certify")
@@ -66,28 +93,25 @@ def certify(run: Run) -> dict[str, Any]:
     write_json(folder / "certificate.json", certified.model_dump(mode="json"))
     facts = CardFacts(
         name=run.spec.name,
-        base_model=_named(run.spec.base_model),
-        dataset=_named(run.spec.dataset),
+        base_model=public_name(run.spec.base_model),
+        dataset=public_name(run.spec.dataset),
         labels=run.data.labels,
         task=run.spec.task,
     )
     for name in run.spec.exports:
         write_card(optimized / name, certified, facts, name)
-    return {"constraints_met": certified.constraints_met, "verdict": certified.verdict}
+    return {
+        "result": {"constraints_met": certified.constraints_met, "verdict": certified.verdict},
+        "uncertainty": Uncertainty.of(issued.paired, issued.round_speedups).to_json(),
+    }
 
 
 def _holdout(run: Run, origin: Origin) -> Holdout:
     """As the tokenizer that goes with a model cuts it."""
     split = origin.encoded(run.data.holdout())
     ids, types = token_rows(split)
-    return Holdout(ids, Scorer(run.task, run.spec.metric, split), types, split.pad_id, split.choices)
-
-
-def _named(source: Source) -> str:
-    """How a source is called in public: by its hub name, or by the last part of its address."""
-    if source.hub:
-        return source.hub if source.revision is None else f"{source.hub}@{source.revision}"
-    return str(source.upload or (source.uri or source.path or "").rstrip("/").rpartition("/")[2])
+    scorer = Scorer(run.task, run.spec.metric, split)
+    return Holdout(ids, scorer, types, split.pad_id, split.choices, next_token=split.token_outputs > 0)
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -7,6 +7,7 @@ from typing import Any
 from models.spec import Loadable, Recipe
 from worker.engine.delivery import write_onnx
 from worker.engine.export.safetensors import load_folder, save_folder
+from worker.engine.export.torch_program import save_program_folder
 from worker.engine.run import Run
 
 
@@ -23,6 +24,8 @@ def export(run: Run) -> dict[str, Any]:
         run.progress("export", number, len(formats), name)
         if name == "safetensors":
             loadable = save_folder(model, run.tokenizer, folder / name)
+        elif name == "torch_export":
+            save_program_folder(model, run.tokenizer, folder / name, max_length=run.max_length)
         else:
             write_onnx(run, model, recipe, folder / name)
     return {"loadable": loadable, "recipe": recovered["recipe"]}

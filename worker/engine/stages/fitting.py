@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from transformers import PreTrainedModel
 
-from models.spec import TrainingOptions
+from models.spec import RecoveryOptions
 from worker.engine.anatomy import anatomy_of
 from worker.engine.memory import give_back
 from worker.engine.reporting import Stage
 from worker.engine.run import Run
 from worker.engine.stages.problem import judgement
+from worker.engine.stages.timetable import seconds_for
 from worker.engine.strategies.base import Judgement
 from worker.engine.tasks import evaluate
 from worker.engine.training import (
@@ -22,11 +23,14 @@ from worker.engine.training import (
     recovery_learning_rate,
 )
 
-BASELINE_SHARE = 0.3  # of the time left: fine-tuning the dense model may take no more
-TRIAL_SHARE = 0.05  # of the budget: one arm's trial
+BASELINE_SHARE = 0.8  # of the time for the baseline: fine-tuning; the rest is for exporting and measuring
+TRIAL_SHARE = 0.025  # of the budget: one arm's trial
+TRIAL_SECONDS = 5.0  # but not less than this
 TRIAL_SHARE_LEFT = 0.1  # of the time left, where that is less
-RECOVERY_SHARE = 0.85  # of the time left after the reserve: one recovery
+FIRST_RECOVERY_SHARE = 0.65  # of the time left after the reserve: the next rung mends what the first lacks
+RECOVERY_SHARE = 0.85  # the same of later rungs
 TRIAL_EPOCHS = 1
+BACKWARD = 3.0  # times a forward pass: a training step of the same model
 
 
 def baseline_options(run: Run) -> FitOptions:
@@ -37,14 +41,15 @@ def baseline_options(run: Run) -> FitOptions:
         learning_rate=asked.learning_rate,
         batch_size=asked.batch_size,
         metric=run.spec.metric,
-        max_seconds=run.stopwatch.left * BASELINE_SHARE,
+        max_seconds=seconds_for(run, "baseline") * BASELINE_SHARE,
         seed=run.spec.seed,
     )
 
 
 def trial_seconds(run: Run) -> float:
     """What one arm's trial may take. The same whenever it is asked, unless time has become short."""
-    return min(TRIAL_SHARE * run.spec.budget.max_minutes * 60, TRIAL_SHARE_LEFT * run.stopwatch.left)
+    usual = max(TRIAL_SECONDS, TRIAL_SHARE * run.spec.budget.max_minutes * 60)
+    return min(usual, TRIAL_SHARE_LEFT * run.stopwatch.left)
 
 
 def trial_options(run: Run, learning_rate: float, seconds: float) -> DistilOptions:
@@ -52,9 +57,22 @@ def trial_options(run: Run, learning_rate: float, seconds: float) -> DistilOptio
     return replace(_distil_options(run, learning_rate, seconds), epochs=TRIAL_EPOCHS)
 
 
-def recovery_options(run: Run, learning_rate: float, *, reserve: float) -> DistilOptions:
-    """For a rung of the recovery; `reserve` seconds of the budget are left alone."""
-    return _distil_options(run, learning_rate, max(1.0, run.stopwatch.left - reserve) * RECOVERY_SHARE)
+def recovery_seconds(run: Run, reserve: float, *, first: bool) -> float:
+    """What the training of a rung may take; `reserve` seconds of the budget are left alone."""
+    return max(1.0, run.stopwatch.left - reserve) * (FIRST_RECOVERY_SHARE if first else RECOVERY_SHARE)
+
+
+def pass_seconds(run: Run, part: float) -> float:
+    """What one pass over the training rows takes: the teacher's forward, and both ways of a student that
+    takes `part` of the teacher's time."""
+    baseline = run.workspace.result("baseline")
+    assert baseline is not None
+    return float(len(run.train) * baseline["row_seconds"] * (1.0 + BACKWARD * part))
+
+
+def recovery_options(run: Run, learning_rate: float, seconds: float) -> DistilOptions:
+    """For a rung of the recovery, or a step before it."""
+    return _distil_options(run, learning_rate, seconds)
 
 
 def recovered(
@@ -93,7 +111,7 @@ def judged(run: Run, model: PreTrainedModel) -> Judgement:
 
 def learning_rate(run: Run, student: PreTrainedModel, before: PreTrainedModel) -> float:
     """As the spec asks, else by what `student` has lost since it was `before`."""
-    asked = _recovery(run).learning_rate
+    asked = recovery_of(run).learning_rate
     if asked is not None:
         return asked
     macs = [
@@ -103,7 +121,7 @@ def learning_rate(run: Run, student: PreTrainedModel, before: PreTrainedModel) -
 
 
 def _distil_options(run: Run, rate: float, max_seconds: float) -> DistilOptions:
-    asked = _recovery(run)
+    asked = recovery_of(run)
     return DistilOptions(
         epochs=asked.epochs,
         learning_rate=rate,
@@ -113,8 +131,11 @@ def _distil_options(run: Run, rate: float, max_seconds: float) -> DistilOptions:
         seed=run.spec.seed,
         # Disturbed copies may not deserve their labels any more.
         hard=DistilOptions.hard if run.lessons is run.train else 0.0,
+        attention=asked.attention,
     )
 
 
-def _recovery(run: Run) -> TrainingOptions:
-    return TrainingOptions() if run.spec.recovery == "off" else run.spec.recovery
+def recovery_of(run: Run) -> RecoveryOptions:
+    """What the job says of training; defaults where it forbids it, for what is trained all the same."""
+    asked = run.spec.recovery
+    return asked if isinstance(asked, RecoveryOptions) else RecoveryOptions()

@@ -9,6 +9,7 @@ from transformers import AutoConfig
 
 from worker.engine.anatomy import family_of
 from worker.engine.prepare import prepare_dataset, resolve_model
+from worker.engine.prepare.quantized_source import QuantizedSource, dequantized
 from worker.engine.run import Run
 
 
@@ -16,6 +17,7 @@ def prepare(run: Run) -> dict[str, Any]:
     """Fetch and check the base model, then the data. Raises EngineError with the field to mend."""
     run.progress("prepare", 0, 2, "base model")
     model = base_model(run)
+    _tell_what_it_was(run)
     run.progress("prepare", 1, 2, "data set")
     folder = run.workspace.folder("prepare") / "data"
     data = prepare_dataset(run.spec.dataset, folder, seed=run.spec.seed, task=run.task, reporter=run.reporter)
@@ -28,8 +30,11 @@ def prepare(run: Run) -> dict[str, Any]:
 
 
 def base_model(run: Run) -> Path:
-    """The checked folder of the base model, fetched again where this machine does not have it."""
-    return resolve_model(run.spec.base_model, run.workspace.folder("prepare") / "base_model")
+    """The checked folder of the base model, fetched again where this machine does not have it.
+
+    Of a model that is quantized already, the folder with its weights multiplied out.
+    """
+    return _read(run)[0]
 
 
 def positions(folder: Path) -> int:
@@ -40,3 +45,23 @@ def positions(folder: Path) -> int:
     if form.get("positions") == "after_padding":
         known -= int(form["pad_token_id"]) + 1
     return known
+
+
+def _read(run: Run) -> tuple[Path, QuantizedSource | None]:
+    folder = run.workspace.folder("prepare")
+    given = resolve_model(run.spec.base_model, folder / "base_model", head=run.task.head)
+    return dequantized(given, folder / "dequantized")
+
+
+def _tell_what_it_was(run: Run) -> None:
+    """Say that the dense reference is another one than was given, if it is."""
+    was = _read(run)[1]
+    if was is not None:
+        run.reporter.event(
+            "base_model.dequantized",
+            f"The base model is quantized already ({was.scheme}, {was.bytes} bytes of weights). It is read "
+            f"as fp32 ({was.fp32_bytes} bytes): the dense model that sizes and times are compared with.",
+            scheme=was.scheme,
+            bytes=was.bytes,
+            fp32_bytes=was.fp32_bytes,
+        )

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
-from models.spec import Recipe
+from models.spec import GroupSizes, Recipe
 from worker.engine.anatomy import Anatomy, Shape
+from worker.engine.anatomy.shape import LayerShape
+from worker.engine.approximations.quantize import BLOCK_SIZES
 from worker.engine.measure.latency_table import LatencyTable
+from worker.engine.measure.layer_size import LayerSize
 from worker.engine.run import Run
-from worker.engine.significance.fisher import FisherInformation, fisher_information
+from worker.engine.significance.base import Material, Significance, Tally
+from worker.engine.significance.elements import Element, group_size
+from worker.engine.significance.quantization import bytes_per_parameter
+from worker.engine.significance.registry import ESTIMATORS
+from worker.engine.significance.report import all_elements
+from worker.engine.stages.racing import Race
+from worker.engine.stages.sparse import longest_sequence
 from worker.engine.stages.timing import reference_times
 from worker.engine.stages.vocabulary import start_recipe
-from worker.engine.strategies.base import Judgement, Score, SearchProblem
+from worker.engine.strategies.base import Abandoned, Bar, Judgement, Score, SearchProblem
 from worker.engine.strategies.goal import CostModel, DenseReference, Goal
 from worker.engine.tasks import Evaluation, Split, evaluate
 from worker.engine.workspace import read_json
 
 # Of the training rows for Fisher information, and of the selection split while shapes are compared: the
 # most of these that the time allows. Acceptance uses the whole selection split.
-COMPARED_ROWS = (512, 256, 128)
+COMPARED_ROWS = (512, 256, 128, 64)
 SEARCH_PASSES = 90  # forward passes over them in a usual search, one for gradients counted three times
-SEARCH_SHARE = 0.15  # of the budget, for these passes
-MARGIN = 0.1  # predicted times must beat their bound by this part: the table errs by about as much
+SEARCH_SHARE = 0.1  # of the budget, for these passes
 
 
 def cost_model(run: Run) -> CostModel:
@@ -36,12 +46,84 @@ def cost_model(run: Run) -> CostModel:
     full = run.anatomy.full_shape()
     # The table may be of a busier hour, or of another run.
     scale = reference_times(run).whole / table.predict(full)
+    in_stacks = 1.0 if run.quantizes else 4.0  # bytes of a parameter, whatever the weights are delivered in
+    whole = full.applied(start_recipe(run))
+    per_weight = bytes_per_parameter(
+        run.dense.anatomy, Recipe.model_validate({"steps": baseline["quantize"]})
+    )
+    beside = other_bytes(run.anatomy, table.layer_size, in_stacks)
+    tables = table_bytes(run.anatomy, whole, baseline["whole_bytes"], per_weight)
     return CostModel(
         milliseconds=lambda shape: scale * table.predict(shape),
         parameters=run.anatomy.parameters,
         whole_bytes=baseline["whole_bytes"],
-        whole_parameters=run.anatomy.parameters(full.applied(start_recipe(run))),
-        bytes_per_parameter=1.0 if run.quantizes else 4.0,
+        whole_parameters=run.anatomy.parameters(whole),
+        bytes_per_parameter=per_weight,
+        other_bytes=lambda shape: beside(shape) + tables(shape),
+    )
+
+
+def table_bytes(
+    anatomy: Anatomy, whole: Shape, whole_bytes: float, per_weight: float
+) -> Callable[[Shape], float]:
+    """Of a shape, what its file lacks beyond `per_weight` a parameter because of what is in no layer.
+
+    Tables of embeddings may be kept in more or fewer bits than the layers' weights. What a parameter outside
+    the layers takes is what the measured file of `whole` leaves for them.
+    """
+    nothing = (LayerShape((), (), present=False),) * len(whole.layers)
+
+    @cache
+    def outside(rows: tuple[int, ...] | None, rank: int | None, gone: tuple[int, ...]) -> int:
+        bare = Shape(nothing, rows=rows, embedding_rank=rank, hidden_gone=gone, shares=whole.shares)
+        return anatomy.parameters(bare)
+
+    def held(shape: Shape) -> int:
+        return outside(shape.rows, shape.embedding_rank, shape.hidden_gone)
+
+    all_held = held(whole)
+    left = whole_bytes - per_weight * (anatomy.parameters(whole) - all_held)
+    more = max(0.0, left) / max(1, all_held) - per_weight
+    return lambda shape: more * (all_held - held(shape))
+
+
+def other_bytes(
+    anatomy: Anatomy, layer_size: LayerSize | None, per_parameter: float
+) -> Callable[[Shape], float]:
+    """Of a shape, what its file lacks beside its parameters, by the files of the latency table's stacks."""
+    if layer_size is None:
+        return lambda shape: 0.0
+    beside = layer_size.less(layer_parameters(anatomy), per_parameter)
+
+    def held(shape: Shape) -> float:
+        return sum(beside.of(layer) for index, layer in enumerate(shape.layers) if shape.leads(index))
+
+    whole = held(anatomy.full_shape())
+    return lambda shape: whole - held(shape)
+
+
+def layer_parameters(anatomy: Anatomy) -> LayerSize:
+    """Parameters of the first layer that is left, by its parts."""
+    full = anatomy.full_shape()
+    index = next(i for i in range(len(full.layers)) if full.leads(i))
+    layer, without = full.layers[index], full
+    for sharing in full.sharing(index):
+        without = without.with_layer(sharing, LayerShape((), (), present=False))
+
+    def beyond(heads: int, channels: int) -> int:
+        kept = LayerShape(layer.heads[:heads], layer.channels[:channels])
+        layers = [kept if at == index else other for at, other in enumerate(without.layers)]
+        return anatomy.parameters(replace(without, layers=tuple(layers))) - anatomy.parameters(without)
+
+    heads, channels, bare = len(layer.heads), len(layer.channels), beyond(0, 0)
+    head = (beyond(heads, 0) - beyond(1, 0)) / (heads - 1) if heads > 1 else 0.0
+    channel = (beyond(0, channels) - beyond(0, 1)) / (channels - 1) if channels > 1 else 0.0
+    return LayerSize(
+        bare=bare,
+        attention=beyond(1, 0) - bare - head,
+        head=head,
+        ffn=beyond(0, 1) - bare - channel,
+        channel=channel,
     )
 
 
@@ -62,26 +144,30 @@ def search_problem(
 ) -> SearchProblem:
     """The problem for the model of `anatomy`, dense or recovered. Looks at no holdout row."""
     exact = run.spec.focus == "accuracy"
-    judged = run.selection if exact else sample(run.selection, compared_rows(run), run.spec.seed)
+    judged = sample(run.selection, compared_rows(run), run.spec.seed)
+
+    race = _race(run, anatomy) if exact else None
 
     def judge(shape: Shape) -> Judgement:
         run.reporter.check()
+        if race is not None:
+            return race.judge(shape)
         with anatomy.masked(shape):
-            # The published algorithm compares losses strictly: it gets fp32, the others what is fast.
             evaluation = evaluate(
-                anatomy.model,
-                judged,
-                run.task,
-                batch_size=128,
-                device=run.device,
-                precision="fp32" if exact else "fast",
+                anatomy.model, judged, run.task, batch_size=128, device=run.device, precision="fast"
             )
         return judgement(run, evaluation)
+
+    def contest(rival: Shape, shape: Shape, bar: Bar) -> Judgement | Abandoned:
+        assert race is not None
+        run.reporter.check()
+        return race.contest(rival, shape, bar)
 
     return SearchProblem(
         anatomy=anatomy,
         judge=judge,
-        fisher=lambda shape: fisher(run, anatomy, shape),
+        contest=None if race is None else contest,
+        significance=lambda shape: significance(run, anatomy, shape),
         costs=cost_model(run),
         dense=dense_reference(run),
         goal=goal,
@@ -90,26 +176,75 @@ def search_problem(
         trials=trials,
         length=run.length(),
         max_candidates=run.spec.budget.max_candidates,
+        metric=run.spec.metric,
         trials_together=run.spec.budget.max_workers > 1,
+        native=run.spec.constraints.loadable == "native",
+        longest=longest_sequence(run),
         start=start_recipe(run),
+        group_sizes=group_sizes(run),
         tell=tell,
     )
 
 
-def compared_rows(run: Run, passes: int = SEARCH_PASSES, share: float = SEARCH_SHARE) -> int:
-    """How many rows so many passes may use, by the time that the dense model takes for one."""
+def compared_rows(
+    run: Run,
+    passes: int = SEARCH_PASSES,
+    share: float = SEARCH_SHARE,
+    numbers: Sequence[int] = COMPARED_ROWS,
+) -> int:
+    """The first of `numbers` of rows that so many passes may use, by the time that the dense model takes
+    for one; the last where none may. It depends on no clock, so that a run that goes on uses the same."""
     baseline = run.workspace.result("baseline")
     assert baseline is not None
     seconds = share * run.spec.budget.max_minutes * 60
     affordable = seconds / (passes * baseline["row_seconds"])
-    return next((rows for rows in COMPARED_ROWS if rows <= affordable), COMPARED_ROWS[-1])
+    return next((rows for rows in numbers if rows <= affordable), numbers[-1])
 
 
-def fisher(run: Run, anatomy: Anatomy, shape: Shape) -> FisherInformation:
-    """Gate gradients at `shape` on a sample of the training rows."""
+def weighed_elements(run: Run, shape: Shape) -> list[Element]:
+    """All elements of `shape` that the job's approximations may remove, or that are parts of such.
+
+    Groups of hidden dimensions are weighed only where they may go.
+    """
+    width = run.dense.anatomy.hidden_size if "prune_hidden" in run.spec.approximations else 0
+    return all_elements(shape, width, group_sizes(run))
+
+
+def group_sizes(run: Run) -> GroupSizes:
+    """As the job asks. Where word embeddings become int4, hidden groups are whole blocks of it."""
+    asked, baseline = run.spec.group_sizes, run.workspace.result("baseline")
+    assert baseline is not None
+    if not any(step.get("embeddings") == "int4" for step in baseline["quantize"]):
+        return asked
+    size, block = group_size(run.dense.anatomy.hidden_size, asked.hidden), BLOCK_SIZES[-1]
+    return GroupSizes(ffn=asked.ffn, hidden=-(-size // block) * block)
+
+
+def significance(run: Run, anatomy: Anatomy, shape: Shape) -> Significance:
+    """What the elements of `shape` weigh, by the estimator that drives the search, on training rows."""
     run.reporter.check()
-    weighed = sample(run.train, compared_rows(run), run.spec.seed)
-    return fisher_information(anatomy, shape, weighed, run.task, run.device)
+    return ESTIMATORS[run.spec.significance.drives].weigh(material(run, anatomy, shape))
+
+
+def material(run: Run, anatomy: Anatomy, shape: Shape) -> Material:
+    """What estimators work from: a sample of the training rows, as many as the time allows."""
+    rows = sample(run.train, compared_rows(run), run.spec.seed)
+    hidden, sizes = "prune_hidden" in run.spec.approximations, group_sizes(run)
+    return Material(anatomy, shape, rows, run.task, run.device, sizes=sizes, hidden=hidden, tally=Tally())
+
+
+def _race(run: Run, anatomy: Anatomy) -> Race:
+    """On the whole selection split. The published algorithm compares losses strictly: it gets fp32."""
+    return Race(
+        anatomy,
+        run.selection,
+        run.task,
+        run.device,
+        start=anatomy.full_shape().applied(start_recipe(run)),
+        metric=run.spec.metric,
+        error_rate=run.spec.significance.error_rate,
+        seed=run.spec.seed,
+    )
 
 
 def judgement(run: Run, evaluation: Evaluation) -> Judgement:

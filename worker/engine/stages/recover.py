@@ -1,40 +1,40 @@
 """Recover: train the approximated model, measure its delivered file, and push on while constraints hold.
 
-The searched structure is first brought to the time that was asked (see `sizing`). Each *rung* is then a
-recipe, distilled from the dense model, exported for the target, scored and timed as that file on the
-selection split. The next rung narrows it further: to meet a bound that it misses, or, while everything
-holds and accuracy is comfortable, towards the focus. The first rung that is not ends the climb.
+The searched structure is first brought to the time that was asked (see `sizing`), and, where much has to go,
+approached in steps (see `gradual`). Each *rung* is then a recipe, distilled from the dense model, exported
+for the target, scored and timed as that file on the selection split. The next rung narrows it further: to
+meet a bound that it misses, or, while everything holds and accuracy is comfortable, towards the focus. Where
+accuracy is what is missed, the climb goes back: as much of the structure as the bounds have room for is given
+back, or else the same one is trained once more.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from models.spec import Candidate, CandidateMeasurements, Quantize, Recipe, Recover
-from worker.engine.anatomy import Shape, anatomy_of
-from worker.engine.anatomy.slicing import sliced
-from worker.engine.delivery import Delivered, deliver
+from models.spec import Quantize, Recipe, Reconstruct, Recover, RecoveryOptions
+from worker.engine.anatomy import anatomy_of
 from worker.engine.export.safetensors import load_folder, save_folder
-from worker.engine.measure.intervals import PairedBootstrap, paired_bootstrap
-from worker.engine.measure.verdict import Measured, evaluate_constraints
 from worker.engine.run import Run
-from worker.engine.stages.baseline import dense_files, dense_logits, quantization
-from worker.engine.stages.fitting import learning_rate, recovered, recovery_options
-from worker.engine.stages.problem import MARGIN, cost_model, dense_reference, search_problem
-from worker.engine.stages.rungs import Rung, best_of, has_room
+from worker.engine.stages.fitting import learning_rate, recovered, recovery_options, recovery_seconds
+from worker.engine.stages.gradual import Plan, dropped_layers, next_recipe, plan
+from worker.engine.stages.measuring import measured_rung, report_rung
+from worker.engine.stages.problem import cost_model, dense_reference, search_problem
+from worker.engine.stages.reconstruct import reconstructed
+from worker.engine.stages.rungs import MAX_RUNGS, Rung, best_of
 from worker.engine.stages.sizing import sized
-from worker.engine.stages.timing import timed
-from worker.engine.stages.vocabulary import vocabulary_recipe
-from worker.engine.strategies.goal import Goal
-from worker.engine.strategies.narrowing import narrow
+from worker.engine.stages.students import Student, Trained, student_of
+from worker.engine.stages.vocabulary import start_recipe, vocabulary_recipe
+from worker.engine.stages.widening import widened
+from worker.engine.strategies.goal import MARGIN, Goal, pushed
+from worker.engine.strategies.narrowing import narrowed
 from worker.engine.workspace import read_json, write_json
 
-MAX_RUNGS = 6
 PUSH = 0.88  # each rung towards the focus asks for this part of the costs of the one before
+TIGHT = 0.04  # of `Goal.of`, where accuracy is missed: a measured time may come this close to its bound
+WORTH_WIDENING = 1.02  # times the costs of what was trained: what gives back less is not tried
 RESERVE_SECONDS = 45.0  # kept for export and certificate
 MEASURING_SECONDS = 25.0  # of a rung, before one is known: exporting, scoring and timing its file
 LEAST_TRAINING = 0.2  # of the first rung's training: with less time than that no further rung begins
@@ -43,6 +43,7 @@ LEAST_TRAINING = 0.2  # of the first rung's training: with less time than that n
 def recover(run: Run) -> dict[str, Any]:
     """Climb rung by rung; answers the best one and what to export."""
     climb = _Climb(run)
+    climb.approach()
     while (recipe := climb.next_recipe()) is not None:
         climb.take(recipe)
     best = climb.best()
@@ -50,53 +51,20 @@ def recover(run: Run) -> dict[str, Any]:
 
 
 class _Climb:
-    """The rungs so far, kept in `climb.json` after each."""
+    """The steps towards the first rung, and the rungs so far, kept in `climb.json` after each."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.folder = run.workspace.folder("recover")
         self.file = self.folder / "climb.json"
-        stored = read_json(self.file) or {"first": None, "rungs": []}
+        stored = read_json(self.file) or {"first": None, "plan": None, "steps": [], "rungs": []}
         self.first = None if stored["first"] is None else Recipe.model_validate(stored["first"])
+        self.plan = None if stored["plan"] is None else Plan.from_json(stored["plan"])
+        self.steps = [Recipe.model_validate(step) for step in stored["steps"]]
         self.rungs = [Rung.from_json(document) for document in stored["rungs"]]
 
-    def next_recipe(self) -> Recipe | None:
-        """The structure of the next rung, or None when the climb is over."""
-        if not self.rungs:
-            return self._first_recipe()
-        last = self.rungs[-1]
-        if not self._may_go_on(last):
-            return None
-        if last.too_costly or last.comfortable:
-            return self._narrowed(last)
-        # Training further is the one remedy left for accuracy, and it is tried once for a structure.
-        tried = [self._structure(rung) for rung in self.rungs].count(self._structure(last))
-        nothing_yet = not any(rung.comfortable and not rung.violations for rung in self.rungs)
-        return last.recipe if tried == 1 and nothing_yet and self.run.spec.recovery != "off" else None
-
-    def take(self, recipe: Recipe) -> None:
-        """Train, deliver and measure one more rung."""
-        number = len(self.rungs)
-        began = self.run.stopwatch.used
-        student, recipe = self._trained(recipe, number)
-        trained = self.run.stopwatch.used
-        folder = self.folder / f"rung-{number}"
-        rungs = [
-            self._measured(number, student, form, folder / name, training_seconds=trained - began)
-            for name, form in self._forms(recipe).items()
-        ]
-        rung = best_of(rungs, self.run.spec.focus)
-        save_folder(student, self.run.tokenizer, folder / "model")
-        self.rungs.append(rung)
-        self._save()
-        self._report(rung, student)
-
-    def best(self) -> Rung:
-        """What the climb ends with."""
-        return best_of(self.rungs, self.run.spec.focus)
-
-    def _first_recipe(self) -> Recipe:
-        """What the search ended with, brought to the time that was asked."""
+    def approach(self) -> None:
+        """Size what the search ended with, and come to it in as many steps as are planned."""
         if self.first is None:
             searched = self.run.workspace.result("search")
             assert searched is not None
@@ -104,15 +72,92 @@ class _Climb:
             recipe = sized(self.run, recipe, self.folder / "sizing", self._tell)
             self.first = vocabulary_recipe(self.run).then(*recipe.steps)
             self._save()
-        return self.first
+        if self.plan is None:
+            self.plan = plan(self.run, self.first, recovery_seconds(self.run, self._reserve(), first=True))
+            self._save()
+            if self.plan.goals:
+                self._announce(self.plan)
+        if self.rungs or not self.plan.goals:
+            return
+        while len(self.steps) < len(self.plan.goals) - 1:
+            self._step(self.plan)
+        self.first = self._towards(self.plan.goals[-1])
+        self.plan = Plan((), 0.0)
+        self._save()
+
+    def next_recipe(self) -> Recipe | None:
+        """The structure of the next rung, or None when the climb is over."""
+        if not self.rungs:
+            return self.first
+        last = self.rungs[-1]
+        if not self._may_go_on(last):
+            return None
+        if last.too_costly or last.comfortable:
+            return self._narrowed(last)
+        if any(rung.comfortable and not rung.violations for rung in self.rungs):
+            return None  # it went too far, and there is one to deliver
+        return self._widened(last) or self._again(last)
+
+    def take(self, recipe: Recipe) -> None:
+        """Train, deliver and measure one more rung."""
+        number = len(self.rungs)
+        began = self.run.stopwatch.used
+        student, recipe = self._trained(recipe)
+        training_seconds = self.run.stopwatch.used - began
+        folder = self.folder / f"rung-{number}"
+        rung = measured_rung(self.run, number, student, recipe, folder, training_seconds)
+        save_folder(student, self.run.tokenizer, folder / "model")
+        self.rungs.append(rung)
+        self._save()
+        report_rung(self.run, rung, student)
+
+    def best(self) -> Rung:
+        """What the climb ends with."""
+        return best_of(self.rungs, self.run.spec.focus)
 
     def _save(self) -> None:
         document = {
             "first": None if self.first is None else self.first.model_dump(mode="json"),
+            "plan": None if self.plan is None else self.plan.to_json(),
+            "steps": [step.model_dump(mode="json") for step in self.steps],
             "rungs": [rung.to_json() for rung in self.rungs],
         }
         write_json(self.file, document)
         self.run.stopwatch.save()
+
+    def _announce(self, planned: Plan) -> None:
+        self.run.reporter.event(
+            "recover.gradual",
+            f"Recovery is gradual: {len(planned.goals) - 1} steps before the structure itself, "
+            f"{planned.seconds:.0f} s of training each.",
+            steps=len(planned.goals) - 1,
+            seconds=planned.seconds,
+        )
+
+    def _step(self, planned: Plan) -> None:
+        """Remove a little more, and train."""
+        number = len(self.steps)
+        self._tell("approaching the structure", number, len(planned.goals) - 1)
+        student = student_of(self.run, self._towards(planned.goals[number]), self._known())
+        model, recipe = self._distilled(student, planned.seconds)
+        save_folder(model, self.run.tokenizer, self.folder / f"step-{number}")
+        self.steps.append(recipe)
+        self._save()
+
+    def _towards(self, goal: Goal) -> Recipe:
+        """What was trained last, or the model that the search began with, brought to `goal`."""
+        assert self.first is not None
+        known = self._known()
+        if known:
+            recipe, anatomy = known[-1].recipe, anatomy_of(known[-1].load())
+        else:
+            recipe, anatomy = (
+                vocabulary_recipe(self.run).then(*start_recipe(self.run).steps),
+                self.run.anatomy,
+            )
+        gone = dropped_layers(recipe)
+        layers = [step for step in dropped_layers(self.first) if step not in gone]
+        return next_recipe(self.run, anatomy, recipe, layers, goal, self._tell)
 
     def _narrowed(self, last: Rung) -> Recipe | None:
         """The recipe narrowed to the next goal, or None when there is none or nothing is left to remove."""
@@ -121,11 +166,38 @@ class _Climb:
             return None
         student = load_folder(self.folder / f"rung-{last.number}" / "model")
         problem = search_problem(self.run, anatomy_of(student), goal, tell=self._tell)
-        steps = [recipe for recipe, _ in narrow(problem, last.recipe)]
-        return steps[-1] if steps else None
+        recipe = narrowed(problem, last.recipe)
+        return None if recipe == last.recipe else recipe
 
-    def _structure(self, rung: Rung) -> Shape:
-        return self.run.shape(rung.recipe)
+    def _widened(self, last: Rung) -> Recipe | None:
+        """The recipe with as much given back as the bounds have room for; None where that is next to nothing.
+
+        Where accuracy is missed, and not only near to it, measured costs may come close to their bounds.
+        """
+        run, costs = self.run, cost_model(self.run)
+        if run.spec.focus == "accuracy":
+            return None
+        margin = TIGHT if last.violations else MARGIN
+        goal = Goal.of(run.spec.constraints, dense_reference(run), margin=margin)
+        predicted = costs(run.shape(last.recipe))
+        goal = Goal(
+            ms=None if goal.ms is None else goal.ms * predicted.ms / last.ms,
+            bytes=None if goal.bytes is None else goal.bytes * predicted.bytes / last.size_bytes,
+        )
+        structure = (
+            step for step in last.recipe.steps if not isinstance(step, Recover | Reconstruct | Quantize)
+        )
+        recipe = widened(run, Recipe(steps=tuple(structure)), goal)
+        wider = costs(run.shape(recipe))
+        gains = max(wider.ms / predicted.ms, wider.bytes / predicted.bytes) >= WORTH_WIDENING
+        tried = [run.shape(rung.recipe) for rung in self.rungs]
+        return recipe if gains and run.shape(recipe) not in tried else None
+
+    def _again(self, last: Rung) -> Recipe | None:
+        """The same recipe to be trained further: tried once for a structure."""
+        tried = [self.run.shape(rung.recipe) for rung in self.rungs].count(self.run.shape(last.recipe))
+        trains = isinstance(self.run.spec.recovery, RecoveryOptions)
+        return last.recipe if tried == 1 and trains else None
 
     def _may_go_on(self, last: Rung) -> bool:
         training = LEAST_TRAINING * self.rungs[0].training_seconds
@@ -147,124 +219,36 @@ class _Climb:
         accuracy = spec.constraints.accuracy.model_dump(exclude={"confidence"}, exclude_none=True)
         if spec.focus == "accuracy" or not accuracy:
             return None
-        if spec.focus == "speed":
-            return replace(goal, ms=predicted.ms * PUSH)
-        return replace(goal, bytes=predicted.bytes * PUSH)
+        return pushed(goal, predicted, spec.focus, PUSH)
 
-    def _trained(self, recipe: Recipe, number: int) -> tuple[PreTrainedModel, Recipe]:
+    def _trained(self, recipe: Recipe) -> tuple[PreTrainedModel, Recipe]:
         """The student of a recipe, distilled if that helps on the selection split."""
         run = self.run
-        before = load_folder(self.folder / f"rung-{number - 1}" / "model") if number else run.anatomy.model
-        student = sliced(before, anatomy_of(before).shape(recipe))
+        if run.spec.recovery == "reconstruct":
+            return reconstructed(run, recipe)[:2]
+        student = student_of(run, recipe, self._known())
         if run.spec.recovery == "off" or run.shape(recipe) == run.anatomy.full_shape():
-            return student, recipe
-        measuring = self.rungs[-1].measuring_seconds if self.rungs else MEASURING_SECONDS
-        rate = learning_rate(run, student, before)
-        options = recovery_options(run, rate, reserve=RESERVE_SECONDS + measuring)
-        _, fitted = recovered(run, student, options, stage="recover")
+            return student.model, student.recipe
+        return self._distilled(student, recovery_seconds(run, self._reserve(), first=not self.rungs))
+
+    def _distilled(self, student: Student, seconds: float) -> tuple[PreTrainedModel, Recipe]:
+        run = self.run
+        options = recovery_options(run, learning_rate(run, student.model, student.before), seconds)
+        _, fitted = recovered(run, student.model, options, stage="recover")
         if fitted is None:
-            return student, recipe
+            return student.model, student.recipe
         step = Recover(epochs=fitted.epochs, learning_rate=fitted.learning_rate, seed=run.spec.seed)
-        return student, recipe.then(step)
+        return student.model, student.recipe.then(step)
 
-    def _forms(self, recipe: Recipe) -> dict[str, Recipe]:
-        """How the rung may be delivered. With accuracy focus quantization has to earn its place."""
-        plain = Recipe(steps=tuple(step for step in recipe.steps if not isinstance(step, Quantize)))
-        quantized = plain.then(*quantization(self.run).steps)
-        forms = {"quantized": quantized} if quantized != plain else {"fp32": plain}
-        return {**forms, "fp32": plain} if self.run.spec.focus == "accuracy" else forms
+    def _known(self) -> list[Trained]:
+        """What was trained so far."""
+        steps = [(recipe, self.folder / f"step-{number}") for number, recipe in enumerate(self.steps)]
+        rungs = [(rung.recipe, self.folder / f"rung-{rung.number}" / "model") for rung in self.rungs]
+        return [Trained(recipe, folder) for recipe, folder in steps + rungs]
 
-    def _measured(
-        self,
-        number: int,
-        student: PreTrainedModel,
-        recipe: Recipe,
-        folder: Path,
-        *,
-        training_seconds: float,
-    ) -> Rung:
-        run = self.run
-        began = run.stopwatch.used
-        self._tell("measuring the recovered model on the target", number, None)
-        delivered = deliver(run, student, recipe, folder)
-        times = timed(run, delivered.file, *dense_files(run))
-        baseline = run.workspace.result("baseline")
-        assert baseline is not None
-        results = evaluate_constraints(
-            run.spec.constraints,
-            Measured(
-                dense_metric=baseline["delivered_metric"],
-                optimized_metric=delivered.metric,
-                dense_bytes=baseline["dense_bytes"],
-                optimized_bytes=delivered.size_bytes,
-                speedup=times.speedup,
-                p50=times.p50,
-                p95=times.p95,
-                throughput=times.throughput,
-                paired=self._paired(delivered),
-            ),
-        )
-        violations = {r.name: _miss(r.required, r.measured) for r in results if not r.met}
-        return Rung(
-            number=number,
-            recipe=recipe,
-            metric=delivered.metric,
-            speedup=times.speedup,
-            ms=times.ms,
-            size_bytes=delivered.size_bytes,
-            violations=violations,
-            comfortable=not any(name.startswith("accuracy.") for name in violations)
-            and has_room(run.spec.constraints.accuracy, baseline["delivered_metric"], delivered.metric),
-            training_seconds=training_seconds,
-            measuring_seconds=run.stopwatch.used - began,
-        )
-
-    def _paired(self, delivered: Delivered) -> PairedBootstrap | None:
-        """The paired bootstrap, where the accuracy constraint asks for a confidence level."""
-        run = self.run
-        if run.spec.constraints.accuracy.confidence == "point":
-            return None
-        scorer = run.scorer
-        return paired_bootstrap(
-            scorer,
-            run.dense.scorer.marks(dense_logits(run)),
-            scorer.marks(delivered.logits),
-            seed=run.spec.seed,
-        )
-
-    def _report(self, rung: Rung, student: PreTrainedModel) -> None:
-        run = self.run
-        searched = run.workspace.result("search")
-        baseline = run.workspace.result("baseline")
-        assert searched is not None
-        assert baseline is not None
-        anatomy = anatomy_of(student)
-        run.reporter.candidate(
-            Candidate(
-                number=searched["candidates"] + rung.number,
-                stage="recover",
-                recipe=rung.recipe,
-                measurements=CandidateMeasurements(
-                    metric=rung.metric,
-                    parameters=anatomy.parameters(anatomy.full_shape()),
-                    macs=anatomy.macs(anatomy.full_shape(), run.length()),
-                    size_bytes=rung.size_bytes,
-                    latency_ms=rung.ms,
-                    latency_source="measured",
-                    speedup=rung.speedup,
-                    size_reduction=baseline["dense_bytes"] / rung.size_bytes,
-                ),
-                accepted=not rung.violations,
-                reason="all constraints hold on the selection split"
-                if not rung.violations
-                else "missed on the selection split: " + ", ".join(rung.violations),
-            )
-        )
+    def _reserve(self) -> float:
+        """Seconds that training leaves: for measuring what was trained, and for what follows recovery."""
+        return RESERVE_SECONDS + (self.rungs[-1].measuring_seconds if self.rungs else MEASURING_SECONDS)
 
     def _tell(self, message: str, step: int, total: int | None) -> None:
         self.run.progress("recover", step, total, message)
-
-
-def _miss(required: float, measured: float) -> float:
-    """How far a constraint is missed, relative to what it asks."""
-    return abs(measured - required) / max(abs(required), 1e-3)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 from models.spec import AccuracyConstraint, Focus, Recipe
+from worker.engine.measure.verdict import allowed_drop
 
+MAX_RUNGS = 6
 COMFORT = 0.5  # of the loss of metric that is allowed: a rung that pushes on spends no more of it
 
 
@@ -51,7 +52,12 @@ def best_of(rungs: Sequence[Rung], focus: Focus) -> Rung:
     """
 
     def preference(rung: Rung) -> tuple[float, ...]:
-        towards = {"speed": rung.speedup, "size": -float(rung.size_bytes), "accuracy": rung.metric}
+        towards = {
+            "speed": rung.speedup,
+            "size": -float(rung.size_bytes),
+            "balanced": rung.speedup / rung.size_bytes,  # a part less of one is worth as much of the other
+            "accuracy": rung.metric,
+        }
         gained = towards[focus] if rung.comfortable else rung.metric
         return -sum(rung.violations.values()), rung.comfortable, gained, -float(rung.size_bytes)
 
@@ -59,17 +65,11 @@ def best_of(rungs: Sequence[Rung], focus: Focus) -> Rung:
 
 
 def has_room(accuracy: AccuracyConstraint, dense: float, metric: float) -> bool:
-    """Whether half of what the metric may lose against `dense` is left.
+    """Whether half of what the metric may lose against `dense` is left. Both are scores: more is better.
 
     A confidence level keeps a distance of its own, so that any metric has room there.
     """
     if accuracy.confidence != "point":
         return True
-    floors = [
-        None if accuracy.max_relative_drop is None else dense - accuracy.max_relative_drop * abs(dense),
-        None if accuracy.max_absolute_drop is None else dense - accuracy.max_absolute_drop,
-        None if accuracy.min_gain is None else dense + accuracy.min_gain,
-        accuracy.min,
-    ]
-    floor = max((bound for bound in floors if bound is not None), default=-inf)
-    return metric >= floor + (COMFORT * (dense - floor) if -inf < floor < dense else 0.0)
+    allowed = allowed_drop(accuracy, dense)
+    return metric >= dense - (allowed if allowed <= 0 else (1 - COMFORT) * allowed)

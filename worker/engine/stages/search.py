@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from models.spec import Recipe
 from worker.engine.run import Run
-from worker.engine.stages.problem import MARGIN, dense_reference, search_problem
+from worker.engine.stages.choosing import choose_recovery
+from worker.engine.stages.problem import dense_reference, search_problem
+from worker.engine.stages.reconstruct import reconstruction_scores
 from worker.engine.stages.trials import Trials
 from worker.engine.stages.vocabulary import vocabulary_recipe
 from worker.engine.strategies import STRATEGIES
-from worker.engine.strategies.goal import Goal
+from worker.engine.strategies.base import Score
+from worker.engine.strategies.goal import MARGIN, Goal
+from worker.engine.strategies.narrowing import smallest
 from worker.engine.workspace import read_json, write_json
 
 DOUBT = 0.2  # predicted costs past a bound by more than this part are taken as proof
@@ -19,7 +25,8 @@ DOUBT = 0.2  # predicted costs past a bound by more than this part are taken as 
 def search(run: Run) -> dict[str, Any]:
     """Drive the strategy from where a killed run left it; answers the recipe that it ends with.
 
-    `proved_infeasible`: with everything removed that the job allows, bounds are still far off.
+    `proved_infeasible`: with everything removed that the job allows, bounds are still far off. `utmost`: the
+    speedup and size reduction that are predicted with everything removed.
     """
     file = run.workspace.folder("search") / "state.json"
     state = (read_json(file) or {"state": None})["state"]
@@ -29,8 +36,7 @@ def search(run: Run) -> dict[str, Any]:
     def tell(message: str, step: int, total: int | None) -> None:
         run.progress("search", step, total, message)
 
-    trials = None if run.spec.recovery == "off" else Trials(run).scores
-    problem = search_problem(run, run.anatomy, goal, trials=trials, tell=tell)
+    problem = search_problem(run, run.anatomy, goal, trials=_trials(run), tell=tell)
     for step in STRATEGIES[run.spec.strategy].search(problem, state):
         state = step.state
         write_json(file, {"state": state})
@@ -43,13 +49,32 @@ def search(run: Run) -> dict[str, Any]:
         )
         run.reporter.candidate(candidate)
         tell(f"candidate {candidate.number}: {candidate.reason}", state["number"], None)
-    costs = problem.costs(run.shape(Recipe.model_validate(state["recipe"])))
+    recipe = Recipe.model_validate(state["recipe"])
+    if run.asked.strategy == "auto":
+        choose_recovery(run, recipe)
+    costs = problem.costs(run.shape(recipe))
+    least = problem.costs(smallest(problem, run.anatomy.full_shape().applied(problem.start)))
     reachable = Goal.of(run.spec.constraints, dense_reference(run), margin=-DOUBT).met(costs)
     return {
         "recipe": state["recipe"],
         "candidates": first + state["number"],
         "proved_infeasible": not reachable,
+        "utmost": {
+            "speedup": problem.dense.ms / least.ms,
+            "size_reduction": problem.dense.bytes / least.bytes,
+        },
     }
+
+
+def _trials(run: Run) -> Callable[[Sequence[Recipe]], Sequence[Score]] | None:
+    """How arms are compared: as recovery will leave them, as far as a moment can tell."""
+    match run.asked.recovery:
+        case "off":
+            return None
+        case "reconstruct":
+            return partial(reconstruction_scores, run)
+        case _:
+            return Trials(run).scores
 
 
 def _candidates_before(run: Run) -> int:

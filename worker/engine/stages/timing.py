@@ -52,15 +52,18 @@ def note_times(run: Run, comparison: Comparison, *, dense: str, whole: str) -> R
     return taken
 
 
-def timed(run: Run, file: ModelFile, dense: ModelFile, whole: ModelFile) -> TimedFile:
-    """Time `file` in turns with the dense model's two files, which may be the same one."""
+def timed(run: Run, file: ModelFile, dense: ModelFile, whole: ModelFile, share: float = 1.0) -> TimedFile:
+    """Time `file` in turns with the dense model's two files, which may be the same one.
+
+    `share`: of the time that a comparison usually takes.
+    """
     models = {"dense": dense, "candidate": file} | ({} if whole == dense else {"whole": whole})
     comparison = compare(
         models,
         run.timed_inputs(),
         own_inputs={"dense": run.dense.timed_inputs()},
         threads=run.threads,
-        seconds=run.timing_seconds,
+        seconds=share * run.timing_seconds,
         on_round=run.reporter.check,
     )
     reference = "dense" if whole == dense else "whole"

@@ -2,34 +2,31 @@
 
 Half of a small model is this table, and a task uses a tenth of its rows. A vocabulary is chosen before
 anything else is removed: all that follows is then weighed, trained and measured with the tokenizer that
-will be delivered. Then the rank of what is left is chosen, and, where nothing is asked of speed, that of
-the FFN matrices.
+will be delivered. What comes after it is in `ranks`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from math import inf
+from dataclasses import dataclass, field
 
-from models.spec import LowRankEmbeddings, LowRankFfn, PruneVocabulary, Recipe
+from models.spec import PruneVocabulary, Recipe
 from models.spec.ranges import as_ranges
 from worker.engine.anatomy.slicing import sliced
-from worker.engine.approximations.quantize import BLOCK_SIZES
 from worker.engine.delivery import Delivered
 from worker.engine.export.safetensors import save_folder
+from worker.engine.measure.verdict import allowed_drop
 from worker.engine.origin import Origin
 from worker.engine.run import Run
-from worker.engine.strategies.goal import DenseReference, Goal
+from worker.engine.strategies.goal import MARGIN, DenseReference, Goal
 from worker.engine.vocabulary import TokenizerUnsupported, needed_rows, with_rows
 from worker.engine.workspace import read_json, write_json
 
 RESERVES = {"task": 0, "task-and-common": 2000}
 """By name: common pieces that stay beside those that the training data uses."""
-RANKS = (0.5, 1 / 3)
-"""Of the matrices' width, rounded down to whole int4 blocks; for tables and for FFN matrices."""
 SHARE_OF_DROP = 0.5  # of the accuracy drop that is allowed: what the smaller table may cost
-MARGIN = 0.1  # of `Goal.of`, which tightens bounds on bytes by a tenth of it
 STEP_FILE = "step.json"
+SMALL = frozenset({"size", "balanced"})
+"""Focuses that want a smaller file than is asked for."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +52,7 @@ def wants_smaller_table(run: Run, whole: Delivered, dense_bytes: int) -> bool:
     `whole` is the dense model in the precision that is delivered. Speed gains nothing by a smaller table, and
     every word that the training data lacks loses.
     """
-    return run.spec.focus == "size" or _too_large(run, whole, dense_bytes)
-
-
-def wants_lower_rank(run: Run, best: Delivered, dense_bytes: int) -> bool:
-    """Whether rank should go as well, after rows: as `wants_smaller_table`, but never for nothing.
-
-    Rank costs accuracy on every text. Without a bound on accuracy only a bound on size is worth that.
-    """
-    bounded = _allowed_drop(run, best.metric) < inf
-    return (run.spec.focus == "size" and bounded) or _too_large(run, best, dense_bytes)
+    return run.spec.focus in SMALL or too_large(run, whole, dense_bytes)
 
 
 def smaller_vocabularies(run: Run) -> dict[str, Table]:
@@ -93,37 +81,13 @@ def smaller_vocabularies(run: Run) -> dict[str, Table]:
     return tables
 
 
-def lower_ranks(run: Run, name: str, table: Table) -> dict[str, Table]:
-    """`table`, called `name`, at lower ranks to try, by name; empty where the job does not allow it."""
-    if "low_rank_embeddings" not in run.spec.approximations:
-        return {}
-    ranks = _ranks(run.dense.anatomy.embedding_width)
-    starts = {rank: table.start.then(LowRankEmbeddings(rank=rank)) for rank in ranks}
-    return {f"{name}-rank-{rank}": replace(table, start=start) for rank, start in starts.items()}
-
-
-def thinner_ffn(run: Run, name: str, table: Table) -> dict[str, Table]:
-    """`table`, called `name`, with FFN matrices of low rank in every layer, by name.
-
-    Empty where the job does not want it.
-    """
-    if not run.may_thin_ffn:
-        return {}
-    layers = range(table.origin.anatomy.layers)
-    starts = {
-        rank: table.start.then(*(LowRankFfn(layer=layer, rank=rank) for layer in layers))
-        for rank in _ranks(run.dense.anatomy.hidden_size)
-    }
-    return {f"{name}-ffn-{rank}": replace(table, start=start) for rank, start in starts.items()}
-
-
 def best_table(run: Run, whole: Delivered, tried: dict[str, Delivered]) -> str | None:
     """The name of the smallest that costs at most half of the accuracy drop that is allowed, against `whole`.
 
     Without such a one the most accurate that costs no more than what is allowed: layers that would have to go
     instead cost more. None where there is no such one either. Judged on the selection split.
     """
-    allowed = _allowed_drop(run, whole.metric)
+    allowed = max(0.0, allowed_drop(run.spec.constraints.accuracy, whole.metric))
     cheap = [name for name in tried if tried[name].metric >= whole.metric - SHARE_OF_DROP * allowed]
     if cheap:
         return min(cheap, key=lambda name: tried[name].size_bytes)
@@ -144,7 +108,8 @@ def start_recipe(run: Run) -> Recipe:
     return Recipe.model_validate({"steps": measured["start"]})
 
 
-def _too_large(run: Run, delivered: Delivered, dense_bytes: int) -> bool:
+def too_large(run: Run, delivered: Delivered, dense_bytes: int) -> bool:
+    """Whether a bound on size does not hold, given the dense fp32 model's bytes."""
     bound = Goal.of(run.spec.constraints, DenseReference(1.0, dense_bytes, 1), margin=MARGIN).bytes
     return bound is not None and delivered.size_bytes > bound
 
@@ -159,21 +124,3 @@ def _step(run: Run, reserve: int) -> PruneVocabulary:
         reserve=reserve,
     )
     return PruneVocabulary(rows=as_ranges(rows))
-
-
-def _ranks(width: int) -> list[int]:
-    block = BLOCK_SIZES[-1]
-    ranks = (int(share * width) // block * block for share in RANKS)
-    return [rank for rank in ranks if rank]
-
-
-def _allowed_drop(run: Run, metric: float) -> float:
-    """In units of the metric; infinite without any bound on accuracy."""
-    accuracy = run.spec.constraints.accuracy
-    drops = [
-        None if accuracy.max_relative_drop is None else accuracy.max_relative_drop * abs(metric),
-        accuracy.max_absolute_drop,
-        None if accuracy.min is None else max(0.0, metric - accuracy.min),
-        None if accuracy.min_gain is None else 0.0,
-    ]
-    return min((drop for drop in drops if drop is not None), default=inf)

@@ -8,12 +8,13 @@ import numpy as np
 
 from worker.engine.crew import Outcome, Share
 from worker.engine.run import Run
-from worker.engine.significance.ablation import losses_without
-from worker.engine.significance.elements import Element
+from worker.engine.significance.base import Tally
+from worker.engine.significance.elements import Weighed
 from worker.engine.significance.prefix import PrefixReplay
-from worker.engine.significance.report import all_elements
-from worker.engine.stages.problem import sample
+from worker.engine.significance.siblings import sibling_sets
+from worker.engine.stages.problem import sample, weighed_elements
 from worker.engine.stages.sharing import shared
+from worker.engine.stages.sparse import tried_elements
 
 SHARES_A_WORKER = 4  # so that a worker that comes late, or is slower, still takes what it can do
 
@@ -21,15 +22,20 @@ SHARES_A_WORKER = 4  # so that a worker that comes late, or is slower, still tak
 class Weighing:
     """Mean losses on `rows` rows of the selection split, of the run's dense model without an element.
 
-    The numbers do not depend on how the elements are cut into shares: each is computed by itself, from
-    the same batches and the same hidden states.
+    The numbers do not depend on how the elements are cut into shares: each set of siblings is computed by
+    itself, from the same batches and the same hidden states.
     """
 
     def __init__(self, run: Run, rows: int) -> None:
         self._run = run
         self._rows = rows
-        self._elements = {element.id: element for element in all_elements(run.origin.anatomy.full_shape())}
+        full = run.origin.anatomy.full_shape()
+        elements: list[Weighed] = [*weighed_elements(run, full), *tried_elements(run)]
+        self._elements = {element.id: element for element in elements}
         self._done = 0
+        self._tally = Tally()
+        self.token_layers = 0
+        """Computed for all elements, here and by others."""
 
     def base_losses(self) -> np.ndarray:
         """Of the dense model, per sample, (rows,)."""
@@ -38,12 +44,19 @@ class Weighing:
     def shares(self) -> list[Share]:
         """All elements, cut for the workers that the job allows.
 
-        They are dealt out in turns: an element of a late layer costs less than one of an early layer.
+        Siblings, which run together, stay together. They are dealt out in turns: what belongs to a late
+        layer costs less than what belongs to an early one.
         """
-        names = list(self._elements)
+        sets = sibling_sets(list(self._elements.values()), self._run.origin.anatomy.full_shape())
         workers = self._run.spec.budget.max_workers
-        count = 1 if workers == 1 else min(len(names), SHARES_A_WORKER * workers)
-        return [{"elements": names[number::count], "rows": self._rows} for number in range(count)]
+        count = 1 if workers == 1 else min(len(sets), SHARES_A_WORKER * workers)
+        return [
+            {
+                "elements": [element.id for each in sets[number::count] for element in each],
+                "rows": self._rows,
+            }
+            for number in range(count)
+        ]
 
     def losses(self) -> dict[str, float]:
         """The mean loss without each element, by its id, done by the run's crew."""
@@ -55,7 +68,8 @@ class Weighing:
             self.work,
             lambda number: self._tell(len(shares[number]["elements"])),
         )
-        without = {name: float.fromhex(loss) for each in outcomes for name, loss in each.items()}
+        self.token_layers += sum(each["token_layers"] for each in outcomes)
+        without = {name: float.fromhex(loss) for each in outcomes for name, loss in each["losses"].items()}
         return {name: without[name] for name in self._elements}
 
     def work(self, share: Share) -> Outcome:
@@ -65,16 +79,24 @@ class Weighing:
         """
         if share["rows"] != self._rows:
             raise ValueError(f"the share is on {share['rows']} rows, this weighing on {self._rows}")
-        elements: list[Element] = [self._elements[name] for name in share["elements"]]
-        shape = self._run.origin.anatomy.full_shape()
-        losses = losses_without(elements, shape, self._replay.losses, told=lambda _: self._tell(1))
-        return {name: loss.hex() for name, loss in losses.items()}
+        elements = [self._elements[name] for name in share["elements"]]
+        before, losses = self._tally.token_layers, dict[str, float]()
+        for siblings in sibling_sets(elements, self._run.origin.anatomy.full_shape()):
+            each = self._replay.losses_without(siblings)
+            losses |= {element.id: float(np.mean(of)) for element, of in zip(siblings, each, strict=True)}
+            self._tell(len(siblings))
+        return {
+            "losses": {name: loss.hex() for name, loss in losses.items()},
+            "token_layers": self._tally.token_layers - before,
+        }
 
     @cached_property
     def _replay(self) -> PrefixReplay:
         run = self._run
         rows = sample(run.selection, self._rows, run.spec.seed)
-        return PrefixReplay(run.origin.anatomy, rows, run.task, run.device, precision="fast")
+        return PrefixReplay(
+            run.origin.anatomy, rows, run.task, run.device, precision="fast", tally=self._tally
+        )
 
     def _tell(self, done: int) -> None:
         self._done += done

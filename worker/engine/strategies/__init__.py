@@ -1,9 +1,10 @@
 """How decisions are searched: one strategy a file, and the registry of them."""
 
 from models.spec import StrategyName
+from worker.engine.strategies.auto import Auto
 from worker.engine.strategies.axformer import AxFormer
 from worker.engine.strategies.base import Strategy
 
-STRATEGIES: dict[StrategyName, Strategy] = {"axformer": AxFormer()}
+STRATEGIES: dict[StrategyName, Strategy] = {"axformer": AxFormer(), "auto": Auto()}
 
 __all__ = ["STRATEGIES", "Strategy"]

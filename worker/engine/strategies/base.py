@@ -14,17 +14,23 @@ from models.spec import (
     Candidate,
     CandidateMeasurements,
     Focus,
+    GroupSizes,
     Recipe,
+    metric_value,
 )
 from worker.engine.anatomy import Anatomy
 from worker.engine.anatomy.shape import Shape
-from worker.engine.significance.fisher import FisherInformation
+from worker.engine.anatomy.slicing import is_native
+from worker.engine.significance.base import Significance
 from worker.engine.strategies.goal import CostModel, Costs, DenseReference, Goal
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a masked or recovered model does on the selection split: mean loss, and the job's metric."""
+    """How a masked or recovered model does on the selection split: mean loss, and the job's metric.
+
+    The metric is a score: more is better, see `metric_value`.
+    """
 
     loss: float
     metric: float
@@ -38,19 +44,45 @@ class Judgement(Score):
 
 
 @dataclass(frozen=True)
+class Bar:
+    """What a change must come below: `ceiling` times the mean loss of its rival.
+
+    If `guarded`, more than half of the rows must do no worse than where the search began, too.
+    """
+
+    ceiling: float
+    guarded: bool
+
+
+@dataclass(frozen=True)
+class Abandoned:
+    """A change that was given up after `seen` of `rows` rows: it does not come below the bar."""
+
+    seen: int
+    rows: int
+
+
+Contest = Callable[[Shape, Shape, Bar], Judgement | Abandoned]
+"""Judges a shape (the second) against its rival (the first), as far as that is needed to know."""
+
+
+@dataclass(frozen=True)
 class SearchProblem:
     """All that a strategy may look at. Everything here comes from the selection and training data.
 
-    `judge` masks the model to a shape and evaluates it; `fisher` takes gate gradients at a shape.
+    `judge` masks the model to a shape and evaluates it; `contest` may stop before all rows are done (None:
+    all are judged whole); `significance` weighs the elements of a shape.
     `trials` fine-tunes the models of some recipes for a moment, each by itself, and evaluates them; it is
     None when the job forbids training. `trials_together`: it is best given all at once.
-    `start` is what is decided before the search.
+    `start` is what is decided before the search; `group_sizes` how much of a width goes at a time.
+    `longest`: tokens of the longest sequence that is judged.
+    `native`: only shapes that a stock class holds are wanted. `metric`: the name of what scores tell.
     `tell(stage_message, step, total)` reports, and raises `Stopped` when asked to.
     """
 
     anatomy: Anatomy
     judge: Callable[[Shape], Judgement]
-    fisher: Callable[[Shape], FisherInformation]
+    significance: Callable[[Shape], Significance]
     costs: CostModel
     dense: DenseReference
     goal: Goal
@@ -59,12 +91,21 @@ class SearchProblem:
     trials: Callable[[Sequence[Recipe]], Sequence[Score]] | None
     length: int
     max_candidates: int
+    metric: str = "accuracy"
     trials_together: bool = False
+    longest: int | None = None
+    native: bool = False
     start: Recipe = field(default_factory=Recipe)
+    group_sizes: GroupSizes = field(default_factory=GroupSizes)
+    contest: Contest | None = None
     tell: Callable[[str, int, int | None], None] = field(default=lambda message, step, total: None)
 
     def may(self, approximation: ApproximationName) -> bool:
         return approximation in self.allowed
+
+    def permits(self, shape: Shape) -> bool:
+        """Whether a model of that shape may be delivered, whatever it costs."""
+        return not self.native or is_native(self.anatomy, shape)
 
 
 @dataclass(frozen=True)
@@ -94,7 +135,7 @@ def measured(problem: SearchProblem, shape: Shape, score: Score | None) -> Candi
     costs: Costs = problem.costs(shape)
     return CandidateMeasurements(
         loss=None if score is None else score.loss,
-        metric=None if score is None else score.metric,
+        metric=None if score is None else metric_value(problem.metric, score.metric),
         parameters=problem.anatomy.parameters(shape),
         macs=problem.anatomy.macs(shape, problem.length),
         size_bytes=round(costs.bytes),

@@ -61,11 +61,9 @@ class _Search:
         while True:
             recipe = Recipe.model_validate(self.state["depths"][-1])
             shape = self.full.applied(recipe)
-            layers = layer_elements(shape)
+            layers = [layer for layer in layer_elements(shape) if self._may_go(layer, shape)]
             enough = self.problem.goal.met(self.problem.costs(shape))
-            if enough or len(layers) == 1 or not self.problem.may("prune_layers"):
-                return
-            if all(self._saves_nothing(layer, shape) for layer in layers):
+            if enough or not layers or all(self._saves_nothing(layer, shape) for layer in layers):
                 return
             changes = exact_ablation(
                 layers,
@@ -78,6 +76,11 @@ class _Search:
             self.state["depths"].append(_json(recipe))
             reason = f"of the layers left, {least.id} raises the loss least, by {changes[least.id]:.4f}"
             yield self._step(recipe, self.problem.judge(self.full.applied(recipe)), reason)
+
+    def _may_go(self, layer: Element, shape: Shape) -> bool:
+        without = layer.removed_from(shape)
+        left = any(each.present for each in without.layers)
+        return left and self.problem.may("prune_layers") and self.problem.permits(without)
 
     def _saves_nothing(self, layer: Element, shape: Shape) -> bool:
         costs = self.problem.costs

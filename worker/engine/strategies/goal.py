@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Literal
 
-from models.spec import Constraints
+from models.spec import Constraints, Focus
 from worker.engine.anatomy.shape import Shape
 
 Resource = Literal["ms", "bytes"]
+MARGIN = 0.1  # predicted times must beat their bound by this part: the table errs by about as much
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class CostModel:
     """Costs of a shape in the precision that will be delivered.
 
     `milliseconds` comes from the latency table. Bytes are the measured file of the whole model in the
-    delivered precision, less `bytes_per_parameter` for every parameter that the shape lacks.
+    delivered precision, less `bytes_per_parameter` for every parameter that the shape lacks, and less
+    `other_bytes`: what else of the file goes with these (scales, nodes, what vectors take beyond that).
     """
 
     milliseconds: Callable[[Shape], float]
@@ -45,10 +48,11 @@ class CostModel:
     whole_bytes: float
     whole_parameters: int
     bytes_per_parameter: float
+    other_bytes: Callable[[Shape], float] = lambda shape: 0.0
 
     def __call__(self, shape: Shape) -> Costs:
-        removed = self.whole_parameters - self.parameters(shape)
-        return Costs(self.milliseconds(shape), self.whole_bytes - self.bytes_per_parameter * removed)
+        removed = self.bytes_per_parameter * (self.whole_parameters - self.parameters(shape))
+        return Costs(self.milliseconds(shape), self.whole_bytes - removed - self.other_bytes(shape))
 
 
 @dataclass(frozen=True)
@@ -124,3 +128,15 @@ class Goal:
             "bytes": f"{costs.bytes / 1e6:.2f} MB where {(self.bytes or 0.0) / 1e6:.2f} are allowed",
         }
         return "still " + " and ".join(told[resource] for resource in missing)
+
+
+def pushed(goal: Goal, costs: Costs, focus: Focus, part: float) -> Goal:
+    """`goal` with the bound that takes a model of `costs` to `part` of them, of what the focus is on.
+
+    Balanced focus shares the way between milliseconds and bytes: each to the root of `part`.
+    """
+    if focus == "balanced":
+        return replace(goal, ms=costs.ms * sqrt(part), bytes=costs.bytes * sqrt(part))
+    if focus == "speed":
+        return replace(goal, ms=costs.ms * part)
+    return replace(goal, bytes=costs.bytes * part)

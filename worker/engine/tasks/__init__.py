@@ -2,6 +2,7 @@
 
 from models.spec import TaskName
 from worker.engine.tasks.base import Task
+from worker.engine.tasks.causal_lm import CausalLanguageModelling
 from worker.engine.tasks.evaluate import Evaluation, evaluate
 from worker.engine.tasks.marks import Marks
 from worker.engine.tasks.multi_label_classification import MultiLabelClassification
@@ -23,6 +24,7 @@ TASKS: dict[TaskName, Task] = {
         TokenClassification(),
         QuestionAnswering(),
         MultipleChoice(),
+        CausalLanguageModelling(),
     )
 }
 

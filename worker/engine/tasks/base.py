@@ -28,6 +28,10 @@ class Task(ABC):
 
     name: ClassVar[TaskName]
     head: ClassVar[HeadKind]
+    notes: ClassVar[tuple[str, ...]] = ()
+    """What the certificate's figures mean for this task, where that is not obvious."""
+    disturbs: ClassVar[bool] = True
+    """Whether a student may also learn from disturbed copies of the training rows."""
     problem_type: ClassVar[str | None] = None
 
     @property
@@ -63,6 +67,10 @@ class Task(ABC):
     def numbered(self, rows: Rows, labels: tuple[str, ...], split: str) -> Rows:
         """Complete rows with ids for labels. Raises LabelError naming what `labels` does not have."""
 
+    def has_labels(self, rows: Rows) -> bool:
+        """Whether any of the rows says what the right answer is."""
+        return any(label is not None for label in rows["label"])
+
     def withheld(self, rows: Rows, known: Sequence[str]) -> Rows:
         """Rows of a holdout whose labels are None where their form says that they are withheld."""
         return rows
@@ -85,6 +93,10 @@ class Task(ABC):
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Split:
         """Rows as token ids, in sequences of `max_length` tokens at most (special tokens included)."""
 
+    def kept(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """What is kept of a batch's logits, to judge by: all of them, where they are not too many."""
+        return logits
+
     @abstractmethod
     def losses(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss of each row of a batch, (b,), in fp32. `logits` as `heads.logits_of` gives them."""
@@ -95,8 +107,8 @@ class Task(ABC):
     ) -> torch.Tensor:
         """How far a batch's logits are from a teacher's of the same shape: a scalar, mean over rows."""
 
-    # From logits to scores. Here logits are those of a whole split: (n, outputs), or (tokens, outputs) for
-    # heads that answer by token.
+    # From logits to scores. Here logits are those of a whole split, as far as they are `kept`: (n, outputs),
+    # or (tokens, outputs) for heads that answer by token.
 
     @abstractmethod
     def answers(self, logits: NDArray[np.float32], split: Split) -> list[Any]:
@@ -108,7 +120,7 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, name: str, marks: Marks) -> float:
-        """Score `name` (one of `metrics`) of some rows; higher is better."""
+        """Score `name` (one of `metrics`) of some rows; higher is better: `metric_value` tells people."""
 
     @abstractmethod
     def right(self, marks: Marks) -> NDArray[np.bool_]:

@@ -15,11 +15,13 @@ from worker.engine.reporting import Reporter
 from worker.engine.tasks.base import Task
 from worker.engine.tasks.split import Batch, Split
 
+LOGITS_BYTES = 256 << 20
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """In split order: `losses` (n,), and `logits` (n, outputs), or (tokens, outputs) of heads that answer by
-    token; `loss` is the mean over rows."""
+    token, as far as the task keeps them; `loss` is the mean over rows. `metrics`: higher is better."""
 
     loss: float
     losses: NDArray[np.float32]
@@ -50,12 +52,12 @@ def evaluate(
     model.eval()
     logits: NDArray[np.float32] | None = None
     losses = np.empty(len(split), dtype=np.float32)
-    for batch in split.batches(batch_size):
+    for batch in split.batches(affordable(batch_size, split)):
         if reporter is not None:
             reporter.check()
         with device.autocast(precision):
             output = logits_of(model(**device.put(batch.inputs))).float().cpu()
-        part = unpadded(output, batch).numpy()
+        part = unpadded(task.kept(output, batch), batch).numpy()
         if logits is None:
             logits = np.empty((len(split.ids if split.by_token else split), part.shape[1]), dtype=np.float32)
         logits[split.flat_positions(batch.index) if split.by_token else batch.index] = part
@@ -65,6 +67,12 @@ def evaluate(
     marks = task.marks(logits, split)
     scores = {str(name): task.score(name, marks) for name in task.metrics}
     return Evaluation(float(losses.mean(dtype=np.float64)), losses, logits, scores)
+
+
+def affordable(batch_size: int, split: Split) -> int:
+    """The batch size, or less where the logits of so many rows would take more than `LOGITS_BYTES`."""
+    row_bytes = 4 * split.token_outputs * int(split.lengths.max())
+    return max(1, min(batch_size, LOGITS_BYTES // max(1, row_bytes)))
 
 
 def unpadded(logits: torch.Tensor, batch: Batch) -> torch.Tensor:

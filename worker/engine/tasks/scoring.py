@@ -33,7 +33,7 @@ class Scorer:
         return self.task.marks(logits, self.split)
 
     def score(self, marks: Marks) -> float:
-        """Of some rows; higher is better."""
+        """Of some rows; higher is better, see `metric_value`."""
         return self.task.score(self.metric, marks)
 
     def right(self, marks: Marks) -> NDArray[np.bool_] | None:

@@ -49,7 +49,8 @@ class Split:
     sequences of a batch; starts: (n + 1,), row i has the sequences `starts[i]` to `starts[i + 1]`, None where
     each has one; stacked: whether the model takes a row's sequences as one example (choices, length);
     spans: (tokens, 2) first and last character of each token in the text that answers are taken from, -1
-    outside it; source: the rows that were encoded, for tasks that judge by more than labels.
+    outside it; source: the rows that were encoded, for tasks that judge by more than labels; token_outputs:
+    how many logits each token has where they are as many as words, else 0.
     """
 
     ids: NDArray[np.int64]
@@ -62,6 +63,7 @@ class Split:
     stacked: bool = False
     spans: NDArray[np.int64] | None = None
     source: Rows | None = None
+    token_outputs: int = 0
 
     def __len__(self) -> int:
         return len(self.row_starts) - 1

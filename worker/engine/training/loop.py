@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from models.spec import metric_value
 from worker.engine.device import Device
 from worker.engine.reporting import Reporter, Stage
 from worker.engine.tasks.base import Task
@@ -118,7 +119,7 @@ class TrainingLoop:
                 record = self._judged(epoch, train_loss, pace)
                 best.offer(self.model, record)
             history.append(record)
-            self._tell(step, pace, loss=record.loss, metric=record.metric)
+            self._tell(step, pace, loss=record.loss, metric=metric_value(self.options.metric, record.metric))
         stopped_by = "patience" if step < pace.total else "time" if pace.out_of_time else "epochs"
         result = FitResult(
             best_metric=best.metric,

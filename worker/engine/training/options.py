@@ -34,18 +34,19 @@ class DistilOptions(FitOptions):
     """Weights of the parts of the distillation loss; see `distil`.
 
     temperature softens both outputs; soft and hard weigh the teacher's outputs and the labels; hidden
-    weighs the hidden states.
+    weighs the hidden states, attention the attention maps.
     """
 
     temperature: float = 2.0
     soft: float = 0.9
     hard: float = 0.1
     hidden: float = 1.0
+    attention: float = 0.0
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """Selection split after an epoch; `train_loss` is the mean over its steps."""
+    """Selection split after an epoch; `train_loss` is the mean over its steps; `metric`: more is better."""
 
     epoch: int
     train_loss: float

@@ -33,12 +33,15 @@ class CompactVocabulary:
 
     @staticmethod
     def of(model: PreTrainedModel, split: Split) -> CompactVocabulary:
-        """The rows of `model`'s word embedding that `split` uses.
+        """The rows of `model`'s word embedding that `split` uses; of a language model all.
 
         Where positions are counted by the padding id (RoBERTa), ids up to it keep their number.
         """
         full = cast(nn.Embedding, model.get_input_embeddings())
-        form, kept = anatomy_of(model).form, np.array([split.pad_id])
+        anatomy, kept = anatomy_of(model), np.array([split.pad_id])
+        form = anatomy.form
+        if anatomy.kind == "causal":
+            return CompactVocabulary(model, full, full, torch.arange(full.num_embeddings), split)
         if form.get("positions") == "after_padding":
             kept = np.arange(max(split.pad_id, form["pad_token_id"]) + 1)
         used = np.union1d(np.unique(split.ids), kept)
@@ -59,6 +62,9 @@ class CompactVocabulary:
     @contextmanager
     def compact(self) -> Iterator[None]:
         """The model holds the small table inside, and the full one, with the trained rows, after."""
+        if self.small is self.full:
+            yield
+            return
         self.model.set_input_embeddings(self.small)
         try:
             yield
@@ -70,6 +76,9 @@ class CompactVocabulary:
     @contextmanager
     def expanded(self) -> Iterator[None]:
         """Within `compact`: the full table, with the rows as trained so far."""
+        if self.small is self.full:
+            yield
+            return
         with torch.no_grad():
             self.full.weight[self.rows] = self.small.weight
         self.model.set_input_embeddings(self.full)

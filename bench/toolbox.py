@@ -1,0 +1,170 @@
+"""`make bench-toolbox`: what every approximation does to the real MiniLM on two tasks, alone and on int8.
+
+    AXFORGE_BENCH_DATA=FOLDER python -m bench.toolbox [--tasks trec sst2] [--only NAME ...] [--cache FOLDER]
+
+The model is fine-tuned once for a task and kept in the cache folder. Every approximation of the engine is
+applied at a standard strength (`bench/strengths.py`; one that has none there ends the bench), exported in
+fp32 and as int8, scored on the selection split and timed in turns with the dense model and its int8 form.
+What is usually followed by training is then distilled for a moment and scored again.
+Written to bench/results/toolbox.json. Single runs with one seed: small differences mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from bench.main import ROOT, base_model, data_folder
+from bench.record import machine, record
+from bench.strengths import STRENGTHS, Applied, Bench
+from models.spec import JobSpec, Quantize, Recipe
+from worker.engine.anatomy.slicing import sliced
+from worker.engine.approximations import APPROXIMATIONS
+from worker.engine.delivery import Delivered, deliver
+from worker.engine.measure.latency import compare
+from worker.engine.measure.machine import usable_processors
+from worker.engine.pipeline import RUNNERS
+from worker.engine.reporting import SilentReporter, Stage
+from worker.engine.run import Run
+from worker.engine.stages.fitting import learning_rate, recovered, trial_options
+
+RESULTS = ROOT / "bench" / "results" / "toolbox.json"
+CACHE = ROOT / "out" / "bench-toolbox"
+DATA: dict[str, dict[str, Any]] = {
+    "trec": {"columns": {"text": "text", "label": "coarse_label"}},
+    "sst2": {"columns": {"text": "sentence", "label": "label"}, "max_train_rows": 6000},
+}
+STAGES: tuple[Stage, ...] = ("prepare", "baseline")
+MINUTES = 15.0  # of the job whose baseline is used: fine-tuning takes up to 0.3 of them
+RECOVERY_SECONDS = 8.0
+TIMING_SECONDS = 4.0
+SEED = 0
+
+
+def main() -> None:
+    """Measure what is asked for, and record it task by task."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=tuple(DATA), default=list(DATA))
+    parser.add_argument("--only", nargs="+", choices=tuple(APPROXIMATIONS), default=list(APPROXIMATIONS))
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    ensure_all_have_strengths()
+    record("machine", machine() | {"threads": usable_processors()}, arguments.results)
+    for task in arguments.tasks:
+        began = time.monotonic()
+        run = fine_tuned(task, arguments.cache)
+        ready = time.monotonic()
+        measured = toolbox(run, task, arguments.only)
+        measured["seconds"] = {"baseline": round(ready - began, 1), "all": round(time.monotonic() - began, 1)}
+        record(task, measured, arguments.results)
+
+
+def ensure_all_have_strengths() -> None:
+    """Raises SystemExit for an approximation that the bench does not know how to apply."""
+    if without := sorted(set(APPROXIMATIONS) - set(STRENGTHS)):
+        raise SystemExit(f"give these approximations a standard strength in bench/strengths.py: {without}")
+
+
+def fine_tuned(task: str, cache: Path) -> Run:
+    """A run that has a dense model for the task, from the cache where it was made before."""
+    spec = JobSpec.model_validate(
+        {
+            "base_model": {"path": str(base_model())},
+            "dataset": {"path": str(data_folder(task)), **DATA[task]},
+            # Without bounds the baseline tries no smaller vocabulary by itself.
+            "approximations": ["prune_vocabulary", "quantize"],
+            "budget": {"max_minutes": MINUTES},
+            "seed": SEED,
+        }
+    )
+    run = Run(spec, cache / f"{task}-{spec.digest()[:12]}", SilentReporter())
+    for stage in STAGES:
+        if run.workspace.result(stage) is None:
+            run.workspace.finish(stage, RUNNERS[stage](run))
+    return run
+
+
+def toolbox(run: Run, task: str, names: list[str]) -> dict[str, Any]:
+    """Dense, int8, and each of the approximations in its variants."""
+    bench = Bench(run)
+    with tempfile.TemporaryDirectory(prefix="axforge-bench-") as name:
+        folder = Path(name)
+        dense = deliver(run, bench.anatomy.model, Recipe(), folder / "dense")
+        int8 = deliver(run, bench.anatomy.model, Recipe(steps=(Quantize(),)), folder / "int8")
+        found: dict[str, Any] = {}
+        for approximation in names:
+            for variant, applied in STRENGTHS[approximation](bench).items():
+                label = f"{approximation} ({variant})"
+                found[label] = effect(bench, applied, {"dense": dense, "int8": int8}, folder / label)
+                print(f"{task:6} {label:60} {found[label]}", flush=True)
+        return {
+            "metric": run.spec.metric,
+            "selection_rows": len(run.selection),
+            "dense": _told(dense, dense),
+            "int8": _told(int8, dense),
+            "approximations": found,
+        }
+
+
+def effect(bench: Bench, applied: Applied, before: dict[str, Delivered], folder: Path) -> dict[str, Any]:
+    """One variant: its files scored and timed beside those of `before`, then trained for a moment."""
+    run, dense = bench.run, before["dense"]
+    began = time.monotonic()
+    model = sliced(bench.anatomy.model, bench.anatomy.shape(Recipe(steps=applied.steps)))
+    files = _delivered(bench, model, applied, folder)
+    seconds = time.monotonic() - began
+    comparison = compare(
+        {name: each.file for name, each in (before | files).items()},
+        run.dense.timed_inputs(),
+        own_inputs=dict.fromkeys(files, applied.origin.timed_inputs()) if applied.origin else None,
+        threads=run.threads,
+        seconds=TIMING_SECONDS,
+    )
+    told: dict[str, Any] = {
+        name: _told(each, dense) | {"speedup": round(comparison.speedup("dense", name), 3)}
+        for name, each in files.items()
+    }
+    told["speedup_of_int8_in_the_same_run"] = round(comparison.speedup("dense", "int8"), 3)
+    told["seconds_to_apply_export_and_score"] = round(seconds, 2)
+    if applied.trained:
+        told["after_recovery"] = _recovered(bench, model, applied, folder)
+    return told
+
+
+def _delivered(bench: Bench, model: PreTrainedModel, applied: Applied, folder: Path) -> dict[str, Delivered]:
+    plain = Recipe(steps=applied.steps)
+    forms = {"alone": plain}
+    if not any(isinstance(step, Quantize) for step in applied.steps):
+        forms["on_int8"] = plain.then(Quantize())
+    origin = applied.origin or bench.run.dense
+    return {name: deliver(bench.run, model, form, folder / name, origin) for name, form in forms.items()}
+
+
+def _recovered(bench: Bench, model: PreTrainedModel, applied: Applied, folder: Path) -> dict[str, Any]:
+    """Metrics after a short distillation from the dense model."""
+    run = bench.run
+    began = time.monotonic()
+    rate = learning_rate(run, model, bench.anatomy.model)
+    _, fitted = recovered(run, model, trial_options(run, rate, RECOVERY_SECONDS), stage="recover")
+    seconds = time.monotonic() - began
+    files = _delivered(bench, model, applied, folder / "recovered")
+    metrics = {name: round(each.metric, 4) for name, each in files.items()}
+    return metrics | {"seconds": round(seconds, 1), "kept": fitted is not None}
+
+
+def _told(each: Delivered, dense: Delivered) -> dict[str, Any]:
+    return {
+        "metric": round(each.metric, 4),
+        "bytes": each.size_bytes,
+        "size_reduction": round(dense.size_bytes / each.size_bytes, 3),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""When matrices get another precision than the rest, and which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from models.spec import JobSpec, Quantize, Recipe
+from tests.engine.stages.crews import spec_of
+from worker.engine.delivery import Delivered, deliver
+from worker.engine.measure.probing import ModelFile
+from worker.engine.reporting import SilentReporter
+from worker.engine.run import Run
+from worker.engine.stages import precision
+from worker.engine.stages.precision import mixed_precision
+
+NAMES = [f"layer.{layer}.ffn.{side}" for layer in range(4) for side in ("input", "output")]
+BOUNDED = {"accuracy": {"max_absolute_drop": 0.04}}
+
+
+def form(metric: float, *, size: int = 300, **step: Any) -> Delivered:
+    recipe = Recipe(steps=(Quantize(**step),)) if step else Recipe()
+    return Delivered(recipe, ModelFile(Path("model")), size, np.zeros((1, 2), np.float32), metric)
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[Quantize]:
+    """The steps of the files that were tried; each matrix in int4 costs 0.01, each kept in fp16 brings it."""
+    steps: list[Quantize] = []
+
+    def fake(run: Run, model: object, recipe: Recipe, folder: Path, origin: object) -> Delivered:
+        step = recipe.steps[0]
+        assert isinstance(step, Quantize)
+        steps.append(step)
+        forms = list(step.matrices.values())
+        metric = 0.8 + 0.03 * forms.count("fp16") - 0.01 * forms.count("int4")
+        return form(metric, size=300 - 10 * len(forms), **step.model_dump(exclude={"approximation"}))
+
+    monkeypatch.setattr(precision, "deliver", fake)
+    monkeypatch.setattr(precision, "_by_significance", lambda run, form: NAMES)
+    return steps
+
+
+def run_of(tmp_path: Path, **spec: Any) -> Run:
+    document = {"base_model": {"path": "m"}, "dataset": {"path": "d"}, **spec}
+    dense = SimpleNamespace(anatomy=SimpleNamespace(model=None))
+    workspace = SimpleNamespace(folder=lambda stage: tmp_path)
+    run = SimpleNamespace(
+        spec=JobSpec.model_validate(document),
+        dense=dense,
+        workspace=workspace,
+        bounds_speed="speed" in str(spec),
+    )
+    return cast(Run, run)
+
+
+def test_nothing_is_tried_where_int8_is_free_and_small_enough(tried: list[Quantize], tmp_path: Path) -> None:
+    forms = {"dense": form(0.8, size=1000), "dense-int8": form(0.79, weights="int8")}
+    assert mixed_precision(run_of(tmp_path, constraints=BOUNDED), "dense-int8", forms) == {}
+    assert mixed_precision(run_of(tmp_path, focus="size"), "dense", {"dense": form(0.8)}) == {}
+    assert tried == []
+
+
+def test_the_most_significant_are_kept_where_int8_costs_too_much(
+    tried: list[Quantize], tmp_path: Path
+) -> None:
+    forms = {"dense": form(0.87, size=1000), "dense-int8": form(0.80, weights="int8", embeddings="int4")}
+    found = mixed_precision(run_of(tmp_path, constraints=BOUNDED), "dense-int8", forms)
+    assert [step.matrices for step in tried] == [
+        {NAMES[-1]: "fp16"},
+        {NAMES[-2]: "fp16", NAMES[-1]: "fp16"},
+    ]
+    assert list(found) == ["dense-int8-fp16-25"]
+    assert all(step.embeddings == "int4" for step in tried)
+
+
+@pytest.mark.parametrize(
+    ("constraints", "shares"), [({"accuracy": {"max_absolute_drop": 0.4}}, [8]), (BOUNDED, [8, 4])]
+)
+def test_the_least_significant_become_int4_for_size(
+    constraints: dict[str, Any], shares: list[int], tried: list[Quantize], tmp_path: Path
+) -> None:
+    forms = {"dense": form(0.8, size=1000), "dense-int8": form(0.8, weights="int8")}
+    found = mixed_precision(run_of(tmp_path, focus="size", constraints=constraints), "dense-int8", forms)
+    assert [len(step.matrices) for step in tried] == shares
+    assert list(tried[-1].matrices) == NAMES[: shares[-1]]
+    assert len(found) == (1 if shares == [8] else 0)
+
+
+def test_int4_products_are_not_tried_where_time_is_bounded(tried: list[Quantize], tmp_path: Path) -> None:
+    forms = {"dense": form(0.8, size=1000), "dense-int8": form(0.8, weights="int8")}
+    bounds = {**BOUNDED, "speed": {"min_speedup": 2.0}}
+    assert mixed_precision(run_of(tmp_path, focus="size", constraints=bounds), "dense-int8", forms) == {}
+    assert tried == []
+
+
+def test_a_real_run_weighs_its_matrices_and_delivers_a_smaller_file(
+    finished: Path, sources: dict[str, Any], tmp_path: Path
+) -> None:
+    given = spec_of(sources, 1)
+    run = Run(given, finished, SilentReporter())
+    run.spec = given.model_copy(update={"focus": "size"})
+    dense = deliver(run, run.dense.anatomy.model, Recipe(), tmp_path / "dense", run.dense)
+    step = Recipe(steps=(Quantize(),))
+    int8 = deliver(run, run.dense.anatomy.model, step, tmp_path / "int8", run.dense)
+    run.spec = run.spec.model_copy(
+        update={"constraints": run.spec.constraints.model_validate({"accuracy": {"max_relative_drop": 0.9}})}
+    )
+    found = mixed_precision(run, "dense-int8", {"dense": dense, "dense-int8": int8})
+    (name,) = found
+    assert name == "dense-int8-int4-100"
+    mixed = found[name]
+    assert set(mixed.recipe.steps[0].matrices.values()) == {"int4"}
+    assert mixed.size_bytes < int8.size_bytes

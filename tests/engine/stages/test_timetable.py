@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from models.spec import JobSpec
+from worker.engine.run import Run
+from worker.engine.stages.baseline import cut_short
+from worker.engine.stages.timetable import DONE_BY, LEAST_SECONDS, RECOVERY_SHARE, seconds_for
+from worker.engine.training import FitResult
+
+
+def run_of(used: float, **spec: Any) -> Run:
+    document = {"base_model": {"path": "m"}, "dataset": {"path": "d"}, "budget": {"max_minutes": 10}, **spec}
+    stopwatch = SimpleNamespace(used=used)
+    return cast(Run, SimpleNamespace(spec=JobSpec.model_validate(document), stopwatch=stopwatch))
+
+
+def test_the_stages_before_leave_recovery_its_share() -> None:
+    assert list(DONE_BY.values()) == sorted(DONE_BY.values())
+    assert DONE_BY["search"] + RECOVERY_SHARE <= 0.95  # the rest is for export and certificate
+
+
+def test_a_stage_gets_what_is_left_until_it_is_to_be_done() -> None:
+    assert seconds_for(run_of(60.0), "baseline") == pytest.approx(600 * DONE_BY["baseline"] - 60)
+    assert seconds_for(run_of(599.0), "baseline") == LEAST_SECONDS
+
+
+def test_without_recovery_its_share_goes_to_the_others() -> None:
+    without = seconds_for(run_of(0.0, recovery="off"), "search")
+    assert without == pytest.approx(600 * (DONE_BY["search"] + RECOVERY_SHARE))
+
+
+def test_training_that_the_budget_ended_is_told() -> None:
+    told: list[str] = []
+    reporter = SimpleNamespace(event=lambda type, message, **data: told.append(type))
+    run = cast(Run, SimpleNamespace(reporter=reporter))
+    whole = FitResult(0.9, 0.3, 4, 4, 800, 90.0, "epochs", 1e-4)
+    assert cut_short(run, None) is None
+    assert cut_short(run, whole) is None
+    assert "after 20 steps" in (cut_short(run, replace(whole, steps=20, stopped_by="time")) or "")
+    assert told == ["baseline.cut_short"]

@@ -1,0 +1,41 @@
+"""How far an estimate puts elements in the order that exact ablation gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import kendalltau, spearmanr
+
+FEWEST = 3  # elements of which an order tells anything
+
+
+def agreement(exact: Sequence[float], estimate: Sequence[float]) -> dict[str, float | None]:
+    """Rank agreement of two significances of the same elements.
+
+    `spearman` (rho) and `kendall` (tau b) from -1 to 1; `least_quarter` is the part of the least
+    significant quarter (at least one) of the exact order that is in that of the estimate: 0.25 by chance.
+    None where one of them does not vary, or for fewer than three elements.
+    """
+    one, other = np.asarray(exact), np.asarray(estimate)
+    varies = len(one) >= FEWEST and bool(np.ptp(one) > 0) and bool(np.ptp(other) > 0)
+    if not varies:
+        return {"spearman": None, "kendall": None, "least_quarter": None}
+    quarter = max(1, len(one) // 4)
+    least = [set(np.argsort(each, kind="stable")[:quarter].tolist()) for each in (one, other)]
+    return {
+        "spearman": float(spearmanr(one, other).statistic),
+        "kendall": float(kendalltau(one, other).statistic),
+        "least_quarter": len(least[0] & least[1]) / quarter,
+    }
+
+
+def agreement_by_kind(
+    kinds: Sequence[str], exact: Sequence[float], estimate: Sequence[float]
+) -> Mapping[str, dict[str, float | None]]:
+    """The same for the elements of each kind, and under `all` for all of them together."""
+    by_kind: dict[str, dict[str, float | None]] = {}
+    for kind in dict.fromkeys(kinds):
+        at = [number for number, each in enumerate(kinds) if each == kind]
+        by_kind[kind] = agreement([exact[n] for n in at], [estimate[n] for n in at])
+    return {**by_kind, "all": agreement(exact, estimate)}

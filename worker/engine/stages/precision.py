@@ -1,0 +1,116 @@
+"""In how few bits each matrix of the delivered model is kept: tried on the dense model's files.
+
+First all matrices have one precision. Where int8 costs too much of the accuracy that may be lost, the
+matrices that the task needs exactly are kept in fp16; where the file is to be smaller, those that it does
+not are int4. What a matrix loses is measured on the selection split, and so is every file that is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf, isfinite
+
+from models.spec import Precision, Quantize, Recipe
+from worker.engine.approximations.quantize import block_size
+from worker.engine.delivery import Delivered, deliver
+from worker.engine.measure.verdict import allowed_drop
+from worker.engine.run import Run
+from worker.engine.significance.quantization import quantization_losses
+from worker.engine.stages.problem import sample
+from worker.engine.stages.vocabulary import wants_smaller_table
+from worker.engine.tasks import evaluate
+
+SHARE_OF_DROP = 0.25  # of the accuracy drop that is allowed: what int4 may cost
+SHARE_FOR_INT8 = 0.5  # of it: what int8 may cost before matrices are kept in more bits
+JUDGED_ROWS = 256  # of the selection split, for the loss with one matrix quantized
+KEPT_SHARES = (1 / 8, 1 / 4)  # of the matrices, the most significant first
+INT4_SHARES = (1.0, 1 / 2)  # of the matrices, the least significant first
+
+
+def plain_forms(run: Run) -> dict[str, Recipe]:
+    """The precisions that all of the dense model is measured in, by name."""
+    forms = {"dense": Recipe()}
+    if run.quantizes:
+        forms["dense-int8"] = Recipe(steps=(Quantize(),))
+        anatomy = run.dense.anatomy
+        table = anatomy.model.get_input_embeddings()
+        if block_size(table.embedding_dim) is not None and not anatomy.tied_head:
+            forms["dense-int8-int4"] = Recipe(steps=(Quantize(embeddings="int4"),))
+    return forms
+
+
+def plain_precision(run: Run, delivered: Mapping[str, Delivered]) -> str:
+    """Which of them to deliver: int4 embeddings unless they cost more than a quarter of the drop allowed.
+
+    Judged on the selection split, against int8 alone.
+    """
+    int8, int4 = delivered.get("dense-int8"), delivered.get("dense-int8-int4")
+    if int8 is None:
+        return "dense"
+    allowed = _allowed(run, delivered["dense"].metric)
+    allowed = allowed if isfinite(allowed) else 0.0  # nothing is given up that nobody asked for
+    if int4 is None or int4.metric < int8.metric - SHARE_OF_DROP * allowed:
+        return "dense-int8"
+    return "dense-int8-int4"
+
+
+def mixed_precision(run: Run, plain: str, delivered: Mapping[str, Delivered]) -> dict[str, Delivered]:
+    """Files with several precisions that were worth trying, by name; the last one is the one to deliver.
+
+    `plain` names the precision chosen so far. Empty where nothing is better.
+    """
+    chosen, dense = delivered[plain], delivered["dense"]
+    step = chosen.recipe.quantization()
+    if step is None:
+        return {}
+    allowed = _allowed(run, dense.metric)
+    if allowed < inf and chosen.metric < dense.metric - SHARE_FOR_INT8 * allowed:
+        least = dense.metric - SHARE_FOR_INT8 * allowed
+        order = _by_significance(run, "int8")[::-1]
+        return _first_that(run, f"{plain}-fp16", step, "fp16", order, KEPT_SHARES, least)
+    # What int4 products take differs by processor, and no table has it: not where time is bounded.
+    if not run.bounds_speed and wants_smaller_table(run, chosen, dense.size_bytes):
+        least = chosen.metric - (SHARE_OF_DROP * allowed if allowed < inf else 0.0)
+        order = _by_significance(run, "int4")
+        return _first_that(run, f"{plain}-int4", step, "int4", order, INT4_SHARES, least)
+    return {}
+
+
+def _allowed(run: Run, dense: float) -> float:
+    """The drop of the metric that is allowed, at least 0; infinite without a bound."""
+    return max(0.0, allowed_drop(run.spec.constraints.accuracy, dense))
+
+
+def _by_significance(run: Run, precision: Precision) -> list[str]:
+    """The names of the matrices, that which loses least in that precision first."""
+    judged = sample(run.dense.selection, JUDGED_ROWS, run.spec.seed)
+    anatomy = run.dense.anatomy
+
+    def loss() -> float:
+        run.reporter.check()
+        return evaluate(anatomy.model, judged, run.task, batch_size=32, device=run.device).loss
+
+    run.progress("baseline", 0, 2, "weighing matrices")
+    changes = quantization_losses(anatomy, (precision,), loss)[precision]
+    return sorted(changes, key=lambda name: (changes[name], name))
+
+
+def _first_that(
+    run: Run,
+    name: str,
+    step: Quantize,
+    precision: Precision,
+    order: Sequence[str],
+    shares: Sequence[float],
+    least: float,
+) -> dict[str, Delivered]:
+    """The first file, as shares of the matrices in their order change, whose metric is at least `least`."""
+    for share in shares:
+        changed = dict.fromkeys(sorted(order[: max(1, round(share * len(order)))]), precision)
+        form = step.model_copy(update={"matrices": changed})
+        tried = f"{name}-{round(share * 100)}"
+        folder = run.workspace.folder("baseline") / tried
+        delivered = deliver(run, run.dense.anatomy.model, Recipe(steps=(form,)), folder, run.dense)
+        if delivered.metric >= least:
+            return {tried: delivered}
+    return {}
