@@ -207,10 +207,12 @@ def test_two_workers_try_arms_as_one_does(
     """The helper is killed in its trial, and its worker's next one does it again."""
     arms = {
         **spec,
-        "constraints": {"size": {"min_reduction": 4.2}},
+        # Pruning alone, and so much that several depths can meet the bound: one arm would not be shared.
+        "approximations": ["prune_layers", "prune_heads", "prune_weight_groups"],
+        "constraints": {"size": {"min_reduction": 1.5}},
         "recovery": {"epochs": 1},
         # Enough that no trial is cut by its time, however busy the machine is.
-        "budget": {"max_minutes": 4.0, "max_workers": 2},
+        "budget": {"max_minutes": 12.0, "max_workers": 2},
     }
     job_id = helping(service, arms, tmp_path / "elsewhere", held="both", stage="search")
     [helper] = helpers(service, "two")
