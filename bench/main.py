@@ -5,8 +5,9 @@
 Each job runs as a user runs it (`axforge optimize`), with `examples/banking77.yaml` unchanged but for
 the data. Beside it, the same dense model is only quantized (int8, and int4 word embeddings where the
 selection split allows), certified in the same way. FOLDER holds `<task>/{train,validation,test}.jsonl.gz`;
-BANKING77 comes with the project. Written to bench/results/main.json: the certificates as issued, minutes,
-the peak memory of the run's process, and the plain int8 candidate as measured on the selection split.
+BANKING77 comes with the project. Written to bench/results/main.json: the certificates as issued, what the
+search's cost model predicts of their recipes, minutes, the peak memory of the run's process, and the plain
+int8 candidate as measured on the selection split.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from bench.prediction import predicted
+from models.spec import JobSpec, Recipe
+from worker.engine.reporting import SilentReporter
+from worker.engine.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 AXFORGE = Path(sys.executable).with_name("axforge")
@@ -70,6 +76,8 @@ def measured(task: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="axforge-bench-") as folder:
         run = Path(folder) / "run"
         job = optimized(spec, run)
+        finished = Run(JobSpec.model_validate(spec), run, SilentReporter())
+        job["predicted"] = predicted(finished, Recipe.model_validate(job["certificate"]["recipe"]))
         plain = spec | {
             "base_model": {"path": str(run / "baseline" / "model")},
             "approximations": ["quantize"],

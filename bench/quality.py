@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.main import ROOT, JobFailed, base_model, data_folder, ran
+from bench.prediction import predicted
 from bench.quality_tasks import QUALITY_TASKS, QualityTask
 from bench.record import machine, record
 from models.spec import JobSpec, Quantize, Recipe
@@ -41,9 +42,7 @@ from worker.engine.measure.certificate import CertifiedModel, CertifyInputs
 from worker.engine.pipeline import RUNNERS
 from worker.engine.reporting import SilentReporter, Stage
 from worker.engine.run import Run
-from worker.engine.stages.baseline import quantization
 from worker.engine.stages.certify import holdout_of
-from worker.engine.stages.problem import cost_model, dense_reference
 
 RESULTS = ROOT / "bench" / "results" / "quality.json"
 CACHE = ROOT / "out" / "bench-quality"
@@ -170,14 +169,6 @@ def job(changes: Callable[[QualityTask, Asked], dict[str, Any]]) -> Callable[[De
         return told
 
     return row
-
-
-def predicted(run: Run, recipe: Recipe) -> dict[str, float] | None:
-    """What the search's cost model says of a recipe; None in another precision than that it predicts."""
-    if recipe.quantization() != quantization(run).quantization():
-        return None
-    costs, dense = cost_model(run)(run.shape(recipe)), dense_reference(run)
-    return {"speedup": dense.ms / costs.ms, "size_reduction": dense.bytes / costs.bytes}
 
 
 def _searched(candidates: Iterable[dict[str, Any]]) -> dict[str, float] | None:
