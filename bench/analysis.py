@@ -125,7 +125,7 @@ def _analysed(base: Path, folder: Path) -> dict[str, Any]:
 
 def estimated(run: Run, anatomy: Anatomy, train: Split, selection: Split) -> dict[str, Any]:
     """Rank agreement with exact ablation on the selection split, and cost, of each estimator."""
-    full, rows = anatomy.full_shape(), sample(selection, WEIGHED_ROWS, SEED)
+    full, rows = anatomy.full_shape(), sample(selection, WEIGHED_ROWS[0], SEED)
     elements, tally, began = all_elements(full), Tally(), time.perf_counter()
     replay = PrefixReplay(anatomy, rows, run.task, run.device, precision="fast", tally=tally)
     base = float(replay.losses(full).mean())

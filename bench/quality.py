@@ -6,7 +6,8 @@
 FOLDER holds `<task>/{train,validation,test}.jsonl.gz`. For each task and seed MiniLM is fine-tuned once;
 every contender begins with that checkpoint (kept below out/bench-quality), and its certificate becomes one
 row of bench/results/quality.json, written as soon as it is there. Rows that the file has are not measured
-again unless `--again` says so: a run that was ended goes on with what is missing. Without tasks all are
+again unless `--again` says so: a run that was ended goes on with what is missing. `minutes` are those of the
+row's own work; fine-tuning the dense model is told apart. Without tasks all are
 run; without contenders those that are made for the task. `--show` prints the file's medians over the seeds.
 
 dense            the fine-tuned model itself: what all others are compared with
@@ -16,6 +17,7 @@ accuracy         focus accuracy: no drop, 3.2 times smaller (rte, cola, mrpc)
 far              10 times faster with a drop of at most 5 % (sst2, qnli_derived)
 retraining-free  1.5 times faster by structure alone: no training, no quantization, a drop of at most 1 %,
                  three minutes, 2,048 training rows
+reconstruct      the same with the weights that are left solved anew by least squares
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +91,10 @@ class Dense:
         for stage in STAGES:
             if run.workspace.result(stage) is None:
                 began = time.monotonic()
-                run.workspace.finish(stage, RUNNERS[stage](run))
-                print(f"{self.name} {self.seed}: {stage} in {time.monotonic() - began:.0f} s", flush=True)
+                done = RUNNERS[stage](run)
+                seconds = time.monotonic() - began
+                run.workspace.finish(stage, done | {"seconds": seconds})
+                print(f"{self.name} {self.seed}: {stage} in {seconds:.0f} s", flush=True)
         return run
 
     def fine_tuning(self) -> dict[str, Any]:
@@ -102,6 +107,7 @@ class Dense:
             "selection_rows": rows["selection"],
             "drawn": "max_train_rows" in self.task.dataset,
             "cut_short": baseline["cut_short"],
+            "minutes": round(baseline["seconds"] / 60, 2),
         }
 
     def certified(self, recipe: Recipe, name: str) -> dict[str, Any]:
@@ -125,7 +131,9 @@ class Dense:
 
 def dense_row(dense: Dense, asked: Asked) -> dict[str, Any]:
     """Dense beside itself: what the intervals and the spread of times are where nothing differs."""
-    return _row(dense.certified(Recipe(), "dense"))
+    began = time.monotonic()
+    told = dense.certified(Recipe(), "dense")
+    return _row(told) | {"minutes": round((time.monotonic() - began) / 60, 2)}
 
 
 def int8_row(dense: Dense, asked: Asked) -> dict[str, Any]:
@@ -135,40 +143,57 @@ def int8_row(dense: Dense, asked: Asked) -> dict[str, Any]:
     return _row(told) | {"minutes": round((time.monotonic() - began) / 60, 2)}
 
 
-def job(changes: Callable[[QualityTask, Asked], dict[str, Any]]) -> Callable[[Dense, Asked], dict[str, Any]]:
+Changes = Callable[[QualityTask, Asked], dict[str, Any]]
+"""What a contender's spec says beside that of all: by the task, and by what the command line asks."""
+
+
+def job(changes: Changes) -> Callable[[Dense, Asked], dict[str, Any]]:
     """A contender that is a job from the dense checkpoint on, with these fields in its spec."""
 
     def row(dense: Dense, asked: Asked) -> dict[str, Any]:
-        changed = changes(dense.task, asked)
-        source = {"path": str(data_folder(dense.name)), **dense.task.dataset, **changed.pop("dataset", {})}
-        spec = {
-            **dense.task.spec,
-            "name": f"{dense.name}-minilm",
-            "base_model": {"path": str(dense.run().dense_folder)},
-            "dataset": source,
-            "fine_tune": False,
-            "budget": {"max_minutes": asked.minutes or dense.task.minutes},
-            "seed": dense.seed,
-            **changed,
-        }
-        folder = dense.folder / "job"
-        shutil.rmtree(folder, ignore_errors=True)
+        spec, folder = _spec(dense, asked, changes), _empty(dense.folder / "job")
         done = ran(spec, folder)
-        run = Run(JobSpec.model_validate(spec), folder, SilentReporter())
-        told = _row(done.certificate) | {
-            "focus": run.spec.focus,
-            "constraints": run.asked.constraints.model_dump(mode="json", exclude_none=True),
-            "budget_minutes": run.spec.budget.max_minutes,
+        told = _told(JobSpec.model_validate(spec), folder, done.certificate) | {
             "minutes": done.minutes,
             "peak_rss_mib": done.peak_rss_mib,
-            "rows_used": run.data.rows,
-            "predicted": predicted(run, Recipe.model_validate(done.certificate["recipe"])),
             "searched": _searched(done.candidates.values()),
         }
         shutil.rmtree(folder)
         return told
 
     return row
+
+
+def _spec(dense: Dense, asked: Asked, changes: Changes) -> dict[str, Any]:
+    changed = changes(dense.task, asked)
+    source = {"path": str(data_folder(dense.name)), **dense.task.dataset, **changed.pop("dataset", {})}
+    return {
+        **dense.task.spec,
+        "name": f"{dense.name}-minilm",
+        "base_model": {"path": str(dense.run().dense_folder)},
+        "dataset": source,
+        "fine_tune": False,
+        "budget": {"max_minutes": asked.minutes or dense.task.minutes},
+        "seed": dense.seed,
+        **changed,
+    }
+
+
+def _empty(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def _told(spec: JobSpec, folder: Path, told: dict[str, Any]) -> dict[str, Any]:
+    """A certificate's row, with what the job in `folder` was asked and what its cost model predicts."""
+    run = Run(spec, folder, SilentReporter())
+    return _row(told) | {
+        "focus": spec.focus,
+        "constraints": spec.constraints.model_dump(mode="json", exclude_none=True),
+        "budget_minutes": spec.budget.max_minutes,
+        "rows_used": run.data.rows,
+        "predicted": predicted(run, Recipe.model_validate(told["recipe"])),
+    }
 
 
 def _searched(candidates: Iterable[dict[str, Any]]) -> dict[str, float] | None:
@@ -201,7 +226,6 @@ def _row(told: dict[str, Any]) -> dict[str, Any]:
         "holdout_rows": told["holdout_rows"],
         "spread": told["spread"],
         "focus": None,
-        "minutes": None,
     }
 
 
@@ -230,12 +254,12 @@ def _far(task: QualityTask, asked: Asked) -> dict[str, Any]:
     }
 
 
-def _retraining_free(task: QualityTask, asked: Asked) -> dict[str, Any]:
+def _retraining_free(task: QualityTask, asked: Asked, recovery: str = "off") -> dict[str, Any]:
     return {
         "constraints": {"accuracy": {"max_relative_drop": 0.01}, "speed": {"min_speedup": 1.5}},
         "focus": "speed",
         "approximations": STRUCTURE,
-        "recovery": "off",
+        "recovery": recovery,
         "dataset": {"max_train_rows": FREE_ROWS},
         "budget": {"max_minutes": FREE_MINUTES},
     }
@@ -248,6 +272,7 @@ CONTENDERS: dict[str, Callable[[Dense, Asked], dict[str, Any]]] = {
     "accuracy": job(_accuracy),
     "far": job(_far),
     "retraining-free": job(_retraining_free),
+    "reconstruct": job(partial(_retraining_free, recovery="reconstruct")),
 }
 ONLY = {"accuracy": {"rte", "cola", "mrpc"}, "far": {"sst2", "qnli_derived"}}
 """Contenders that are made for some tasks alone; others get them when they are named."""
