@@ -96,7 +96,13 @@ class Budget(Document):
     """What a job may spend. The search ends with the best so far when one is used up."""
 
     max_minutes: float = Field(60.0, gt=0.0, le=60 * 24 * 14)
-    max_candidates: int = Field(200, ge=1, le=100_000)
+    max_candidates: int = Field(
+        200,
+        ge=1,
+        le=100_000,
+        description="Of the search, which then ends with the best it has come to; the forms of the dense model "
+        "that are measured before it and what is trained after it do not count.",
+    )
     max_workers: int = Field(
         1, ge=1, le=64, description="Workers that may share the job's work; the result is that of one."
     )

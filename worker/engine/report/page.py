@@ -40,7 +40,7 @@ CONSTRAINTS = {
 VERDICTS = {
     "met": "all constraints met",
     "best_effort": "not all constraints met",
-    "infeasible": "infeasible",
+    "infeasible": "predicted to be infeasible",
 }
 
 
