@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -128,5 +129,8 @@ def test_a_job_with_a_contenders_choice_is_certified(tmp_path: Path) -> None:
     assert set(approximations) - {"recover"} == set(KINDS)
     assert certificate["optimized"]["parameters"] < certificate["dense"]["parameters"]
     assert told["training_seconds"] > 0
-    assert (tmp_path / "run" / "certify" / "report.html").exists()
+    report = json.loads((tmp_path / "run" / "certify" / "report.json").read_text())
+    removed = sum(len(step["heads"]) for step in certificate["recipe"]["steps"] if "heads" in step)
+    assert report["attention"]["removed"]["heads"] == removed > 0
+    assert report["attention"]["summary"].startswith(f"On average the {removed} removed head")
     assert contended(spec, tmp_path / "run", "fisher", 1.0)["certificate"] == certificate
