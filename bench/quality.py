@@ -40,6 +40,7 @@ from bench.quality_tasks import QUALITY_TASKS, QualityTask
 from bench.record import machine, record
 from models.spec import JobSpec, Quantize, Recipe
 from worker.engine.delivery import target_file
+from worker.engine.errors import EngineError
 from worker.engine.measure import certificate
 from worker.engine.measure.certificate import CertifiedModel, CertifyInputs
 from worker.engine.pipeline import RUNNERS
@@ -314,7 +315,7 @@ def _measured(dense: Dense, wanted: list[str], asked: Asked, given: argparse.Nam
             continue
         try:
             row = key | CONTENDERS[contender](dense, asked) | {"fine_tuning": dense.fine_tuning()}
-        except JobFailed as error:
+        except (JobFailed, EngineError) as error:
             print(f"{dense.name} {dense.seed} {contender}: {error}", file=sys.stderr, flush=True)
             failed += 1
             continue
