@@ -68,10 +68,13 @@ class Asked:
 
 
 class Dense:
-    """The dense model of a task and seed, fine-tuned when it is first asked for."""
+    """The dense model of a task and seed, fine-tuned when it is first asked for.
 
-    def __init__(self, name: str, seed: int, cache: Path) -> None:
-        self.name, self.task, self.seed = name, QUALITY_TASKS[name], seed
+    `task`: other settings than those of the task with that name.
+    """
+
+    def __init__(self, name: str, seed: int, cache: Path, task: QualityTask | None = None) -> None:
+        self.name, self.task, self.seed = name, task or QUALITY_TASKS[name], seed
         self.folder = cache / f"{name}-{seed}"
         self.spec = JobSpec.model_validate(
             self.task.spec

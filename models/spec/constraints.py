@@ -69,6 +69,14 @@ class Constraints(Document):
         "only whole layers, equal numbers of FFN channels in all layers and vocabulary rows go.",
     )
 
+    @property
+    def bounds_costs(self) -> bool:
+        """Whether there is a bound on size or speed."""
+        size, speed = self.size, self.speed
+        of_size = (size.min_reduction, size.max_bytes)
+        of_speed = (speed.min_speedup, speed.max_latency_ms, speed.min_throughput)
+        return any(bound is not None for bound in (*of_size, *of_speed))
+
 
 Focus = Literal["speed", "size", "balanced", "accuracy"]
 
