@@ -7,12 +7,15 @@ FOLDER holds `<task>/{train,validation,test}.jsonl.gz`. For each task and seed M
 every contender begins with that checkpoint (kept below out/bench-quality), and its certificate becomes one
 row of bench/results/quality.json, written as soon as it is there. Rows that the file has are not measured
 again unless `--again` says so: a run that was ended goes on with what is missing. `minutes` are those of the
-row's own work; fine-tuning the dense model is told apart. Without tasks all are
-run; without contenders those that are made for the task. `--show` prints the file's medians over the seeds.
+row's own work; fine-tuning the dense model is told apart. Without tasks all are run; without contenders those
+that are made for the task. `--show` prints the file's medians over the seeds.
 
 dense            the fine-tuned model itself: what all others are compared with
 int8             dynamic int8 of the whole model and nothing else
 axforge          a drop of at most 0.5 %, and as much speed and size together as asked; focus balanced
+fisher           the same part of all heads, channels and dimensions by Fisher information, in one shot, down
+                 to the same bounds and distilled for as long (bench/contenders.py)
+magnitude        the same by the weights' norms
 accuracy         focus accuracy: no drop, 3.2 times smaller (rte, cola, mrpc)
 far              10 times faster with a drop of at most 5 % (sst2, qnli_derived)
 retraining-free  1.5 times faster by structure alone: no training, no quantization, a drop of at most 1 %,
@@ -23,7 +26,6 @@ reconstruct      the same with the weights that are left solved anew by least sq
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
@@ -34,18 +36,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.contenders import Contender, contended
 from bench.main import ROOT, JobFailed, base_model, data_folder, ran
 from bench.prediction import predicted
 from bench.quality_tasks import QUALITY_TASKS, QualityTask
-from bench.record import machine, record
+from bench.record import Rows
 from models.spec import JobSpec, Quantize, Recipe
 from worker.engine.delivery import target_file
+from worker.engine.errors import EngineError
 from worker.engine.measure import certificate
 from worker.engine.measure.certificate import CertifiedModel, CertifyInputs
 from worker.engine.pipeline import RUNNERS
 from worker.engine.reporting import SilentReporter, Stage
 from worker.engine.run import Run
 from worker.engine.stages.certify import holdout_of
+from worker.engine.stages.timetable import RECOVERY_SHARE
 
 RESULTS = ROOT / "bench" / "results" / "quality.json"
 CACHE = ROOT / "out" / "bench-quality"
@@ -167,6 +172,23 @@ def job(changes: Changes) -> Callable[[Dense, Asked], dict[str, Any]]:
     return row
 
 
+def plain(contender: Contender) -> Callable[[Dense, Asked], dict[str, Any]]:
+    """Widths of one ratio by one score, asked for what `axforge` is, trained as long as a job's recovery."""
+
+    def row(dense: Dense, asked: Asked) -> dict[str, Any]:
+        spec = JobSpec.model_validate(_spec(dense, asked, _all_at_once))
+        folder = _empty(dense.folder / "job")
+        done = contended(spec, folder, contender, RECOVERY_SHARE * spec.budget.max_minutes * 60)
+        told = _told(spec, folder, done["certificate"]) | {
+            "minutes": done["minutes"],
+            "training_seconds": done["training_seconds"],
+        }
+        shutil.rmtree(folder)
+        return told
+
+    return row
+
+
 def _spec(dense: Dense, asked: Asked, changes: Changes) -> dict[str, Any]:
     changed = changes(dense.task, asked)
     source = {"path": str(data_folder(dense.name)), **dense.task.dataset, **changed.pop("dataset", {})}
@@ -272,6 +294,8 @@ CONTENDERS: dict[str, Callable[[Dense, Asked], dict[str, Any]]] = {
     "dense": dense_row,
     "int8": int8_row,
     "axforge": job(_all_at_once),
+    "fisher": plain("fisher"),
+    "magnitude": plain("magnitude"),
     "accuracy": job(_accuracy),
     "far": job(_far),
     "retraining-free": job(_retraining_free),
@@ -296,7 +320,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=CACHE)
     given = parser.parse_args()
     if given.show:
-        print(table(_read(given.results)["rows"]))
+        print(table(Rows(given.results, KEY).all()))
         return 0
     asked = Asked(given.minutes, given.min_speedup, given.min_size_reduction)
     failed = 0
@@ -309,42 +333,20 @@ def main() -> int:
 
 def _measured(dense: Dense, wanted: list[str], asked: Asked, given: argparse.Namespace) -> int:
     """Measure and keep the contenders of a task and seed; answers how many failed."""
-    failed = 0
+    failed, rows = 0, Rows(given.results, KEY)
     for contender in wanted:
         key = {"task": dense.name, "seed": dense.seed, "contender": contender}
-        known = any(_is(row, key) for row in _read(given.results)["rows"])
-        if known and not given.again:
+        if rows.find(key) is not None and not given.again:
             continue
         try:
             row = key | CONTENDERS[contender](dense, asked) | {"fine_tuning": dense.fine_tuning()}
-        except JobFailed as error:
+        except (JobFailed, EngineError) as error:
             print(f"{dense.name} {dense.seed} {contender}: {error}", file=sys.stderr, flush=True)
             failed += 1
             continue
-        _keep(row, given.results)
+        rows.keep(row)
         print(told_row(row), flush=True)
     return failed
-
-
-def _keep(row: dict[str, Any], path: Path) -> None:
-    """Put the row in the place of an earlier one of the same task, seed and contender."""
-    held, here = _read(path), machine()
-    if here not in held["machines"]:
-        held["machines"].append(here)
-        record("machines", held["machines"], path)
-    key = {name: row[name] for name in KEY}
-    rows = [each for each in held["rows"] if not _is(each, key)]
-    row = row | {"machine": held["machines"].index(here)}
-    record("rows", sorted([*rows, row], key=lambda each: [each[name] for name in KEY]), path)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    held: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return {"machines": [], "rows": []} | held
-
-
-def _is(row: dict[str, Any], key: dict[str, Any]) -> bool:
-    return all(row[name] == value for name, value in key.items())
 
 
 def told_row(row: dict[str, Any]) -> str:

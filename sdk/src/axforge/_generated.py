@@ -144,7 +144,12 @@ class Budget(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    max_candidates: int | None = 200
+    max_candidates: Annotated[
+        int | None,
+        Field(
+            description="Of the search, which then ends with the best it has come to; the forms of the dense model that are measured before it and what is trained after it do not count."
+        ),
+    ] = 200
     max_minutes: float | None = 60.0
     max_workers: Annotated[
         int | None, Field(description="Workers that may share the job's work; the result is that of one.")
