@@ -59,6 +59,20 @@ def test_units_that_do_nothing_are_the_first_to_go(anatomy: Anatomy, contender: 
     assert scores.hidden.shape == (anatomy.hidden_size,)
 
 
+def test_a_channels_magnitude_is_that_of_what_it_reads_and_writes(anatomy: Anatomy) -> None:
+    part = anatomy.parts[0]
+    before = magnitude(material(anatomy)).channels
+    assert before[0, 3] ** 2 == pytest.approx(
+        part.ffn_up.weight[3].square().sum().item() + part.ffn_down.weight[:, 3].square().sum().item(),
+        rel=1e-5,
+    )
+    with torch.no_grad():
+        part.ffn_up.weight[3] *= 2.0
+        part.ffn_down.weight[:, 4] *= 2.0
+    after = magnitude(material(anatomy)).channels
+    assert np.argwhere(~np.isclose(after, before)).tolist() == [[0, 3], [0, 4]]
+
+
 def test_a_dimensions_magnitude_is_that_of_all_weights_that_meet_it(anatomy: Anatomy) -> None:
     before = magnitude(material(anatomy)).hidden
     part = anatomy.parts[0]
