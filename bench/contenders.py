@@ -164,19 +164,21 @@ class Units:
     allowed: Container[str]
     start: Recipe = field(default_factory=Recipe)
 
-    def at(self, ratio: float) -> Recipe:
-        """What keeps `ratio` (0 to 1) of the heads and channels of every layer, and of the dimensions.
+    def at(self, ratio: float, heads: float | None = None, channels: float | None = None) -> Recipe:
+        """What keeps `ratio` (0 to 1) of the dimensions, and of the heads and channels of every layer.
 
-        At least one of each, and no block goes as a whole.
+        Of the last two other parts where they are given. At least one of each, and no block goes as a whole.
         """
+        of_heads = ratio if heads is None else heads
+        of_channels = ratio if channels is None else channels
         scores, hidden = self.scores, self.scores.hidden if "prune_hidden" in self.allowed else None
         elements = []
         for index, layer in enumerate(self.full.layers):
             if not layer.present or not self.full.leads(index):
                 continue
             if "prune_heads" in self.allowed:
-                elements += [Element("head", index, head) for head in least(scores.heads[index], ratio)]
-            if "prune_weight_groups" in self.allowed and (gone := least(scores.channels[index], ratio)):
+                elements += [Element("head", index, head) for head in least(scores.heads[index], of_heads)]
+            if "prune_weight_groups" in self.allowed and (gone := least(scores.channels[index], of_channels)):
                 elements.append(Element("group", index, channels=gone))
         if hidden is not None and (gone := least(hidden, ratio)):
             elements.append(Element("hidden_group", ALL_LAYERS, channels=gone))
@@ -185,15 +187,22 @@ class Units:
     def largest(self, fits: Callable[[Recipe], bool]) -> Recipe:
         """What keeps the largest part that `fits`; the smallest part where none does.
 
-        Of two parts the smaller one has to fit where the larger one does.
+        Widths are rounded, dimensions most coarsely; what that leaves over goes to heads and channels, then to
+        channels alone. Of two parts the smaller one has to fit where the larger one does.
         """
-        if fits(self.at(1.0)):
-            return self.at(1.0)
-        kept, tried = 0, STEPS  # `kept` fits, or is the smallest; `tried` does not
-        while tried - kept > 1:
-            between = (kept + tried) // 2
-            kept, tried = (between, tried) if fits(self.at(between / STEPS)) else (kept, between)
-        return self.at(kept / STEPS)
+        both = _most(lambda part: fits(self.at(part)))
+        heads = _most(lambda part: fits(self.at(both, part, part)), both)
+        channels = _most(lambda part: fits(self.at(both, heads, part)), heads)
+        return self.at(both, heads, channels)
+
+
+def _most(fits: Callable[[float], bool], least_part: float = 0.0) -> float:
+    """The largest part from `least_part` to 1, in steps, that fits; `least_part` where none does."""
+    kept, tried = round(least_part * STEPS), STEPS + 1
+    while tried - kept > 1:
+        between = (kept + tried) // 2
+        kept, tried = (between, tried) if fits(between / STEPS) else (kept, between)
+    return kept / STEPS
 
 
 def least(scores: NDArray[np.float64], ratio: float) -> tuple[int, ...]:

@@ -113,6 +113,12 @@ def test_the_largest_part_is_kept_that_fits(anatomy: Anatomy, part: float) -> No
     kept = units.largest(lambda recipe: anatomy.parameters(anatomy.shape(recipe)) <= bound)
     fitting = [size for number in range(97) if (size := parameters(number / 96)) <= bound]
     assert max(fitting) <= anatomy.parameters(anatomy.shape(kept)) <= bound
+    # Filled up to less than a channel of every layer, with a bias and a column and a row of the width left.
+    shape = anatomy.shape(kept)
+    channel = anatomy.layers * (2 * anatomy.width(shape) + 1)
+    assert bound - anatomy.parameters(shape) < channel
+    assert len({len(layer.heads) for layer in shape.layers}) == 1
+    assert len({len(layer.channels) for layer in shape.layers}) == 1
     assert anatomy.shape(units.largest(lambda recipe: True)) == full
     assert units.largest(lambda recipe: False) == units.at(0.0)
 
