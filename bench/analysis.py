@@ -33,6 +33,7 @@ from worker.engine.reporting import SilentReporter
 from worker.engine.run import Run
 from worker.engine.significance.agreement import agreement_by_kind
 from worker.engine.significance.base import Material, Tally
+from worker.engine.significance.elements import group_size
 from worker.engine.significance.prefix import PrefixReplay
 from worker.engine.significance.registry import ESTIMATORS
 from worker.engine.significance.report import Estimate, all_elements
@@ -75,7 +76,7 @@ def main() -> None:
             for task in ("trec", "sst2"):
                 record(f"retraining_free_{task}", retraining_free(task, Path(folder) / task), RESULTS)
         if {"hidden", "drivers"} & set(parts):
-            run = drivers.dense_run(Path(folder) / "drivers")
+            run = drivers.dense_run(ROOT / "out" / "bench-drivers")
             if "hidden" in parts:
                 record("hidden_groups", drivers.hidden(run), RESULTS)
             if "drivers" in parts:
@@ -191,6 +192,7 @@ def raced(run: Run, anatomy: Anatomy, rows: Split) -> dict[str, Any]:
             metric="accuracy",
             error_rate=rate,
             seed=SEED,
+            run_length=group_size(anatomy.channels),
         )
         steps, seconds = _searched(_problem(anatomy, race.judge, race.contest))
         answer[f"error_rate_{rate:g}"] = {

@@ -79,7 +79,6 @@ class Dense:
 
     def __init__(self, name: str, seed: int, cache: Path, task: QualityTask | None = None) -> None:
         self.name, self.task, self.seed = name, task or QUALITY_TASKS[name], seed
-        self.folder = cache / f"{name}-{seed}"
         self.spec = JobSpec.model_validate(
             self.task.spec
             | {
@@ -92,6 +91,7 @@ class Dense:
                 "seed": seed,
             }
         )
+        self.folder = cache / f"{name}-{seed}-{self.spec.digest()[:12]}"
 
     def run(self) -> Run:
         """The run up to its baseline."""
