@@ -187,7 +187,7 @@ class Units:
     def largest(self, fits: Callable[[Recipe], bool]) -> Recipe:
         """What keeps the largest part that `fits`; the smallest part where none does.
 
-        Widths are rounded, dimensions most coarsely; what that leaves over goes to heads and channels, then to
+        Widths are rounded, dimensions most coarsely; what that leaves goes to heads and channels, then to
         channels alone. Of two parts the smaller one has to fit where the larger one does.
         """
         both = _most(lambda part: fits(self.at(part)))
