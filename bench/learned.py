@@ -116,7 +116,7 @@ def spec_of(case: Case, dense: Dense) -> dict[str, Any]:
 
 def measured(case: Case, dense: Dense, rows: Rows) -> dict[str, Any]:
     """The row of a case. Raises JobFailed and EngineError."""
-    document, folder = spec_of(case, dense), dense.folder / "job"
+    document, folder = spec_of(case, dense), dense.folder / "learned"
     spec = JobSpec.model_validate(document)
     shutil.rmtree(folder, ignore_errors=True)
     if case.contender in PLAIN:
@@ -288,9 +288,6 @@ def _arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if not all(0.0 < each < 1.0 for each in given.sparsities):
         parser.error("a sparsity lies between 0 and 1")
-    if given.rows is not None or given.dense_minutes is not None:
-        # Other checkpoints than the default's, in folders of their own.
-        given.cache = given.cache / f"rows-{given.rows}-minutes-{given.dense_minutes}"
     return given
 
 
