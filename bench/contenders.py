@@ -38,7 +38,7 @@ from worker.engine.delivery import target_file, write_target_file
 from worker.engine.export.safetensors import save_folder
 from worker.engine.memory import give_back
 from worker.engine.pipeline import RUNNERS
-from worker.engine.reporting import FINISHED, STAGES, STARTED, Reporter, SilentReporter
+from worker.engine.reporting import FINISHED, STAGES, STARTED, Reporter, SilentReporter, Stage
 from worker.engine.run import Run
 from worker.engine.significance.base import Material
 from worker.engine.significance.elements import ALIGNMENT, ALL_LAYERS, Element
@@ -85,7 +85,7 @@ def contended(
     `candidates`, as `bench.main.optimized` names them.
     """
     run = Run(spec, workdir, reporter or SilentReporter())
-    runners = {
+    runners: dict[Stage, Callable[[Run], dict[str, Any]]] = {
         **RUNNERS,
         "search": partial(_search, contender=contender),
         "recover": partial(_recover, seconds=training_seconds),
