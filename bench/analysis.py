@@ -33,7 +33,6 @@ from worker.engine.reporting import SilentReporter
 from worker.engine.run import Run
 from worker.engine.significance.agreement import agreement_by_kind
 from worker.engine.significance.base import Material, Tally
-from worker.engine.significance.elements import group_size
 from worker.engine.significance.prefix import PrefixReplay
 from worker.engine.significance.registry import ESTIMATORS
 from worker.engine.significance.report import Estimate, all_elements
@@ -192,7 +191,6 @@ def raced(run: Run, anatomy: Anatomy, rows: Split) -> dict[str, Any]:
             metric="accuracy",
             error_rate=rate,
             seed=SEED,
-            run_length=group_size(anatomy.channels),
         )
         steps, seconds = _searched(_problem(anatomy, race.judge, race.contest))
         answer[f"error_rate_{rate:g}"] = {

@@ -50,8 +50,8 @@ WIDTH: tuple[ApproximationName, ...] = ("prune_blocks", "prune_heads", "prune_we
 EPOCHS = 2  # of distillation on the training rows, the same for all
 
 
-def dense_run(folder: Path) -> Run:
-    """The job up to its baseline."""
+def dense_run(cache: Path) -> Run:
+    """The job up to its baseline, from the cache where it was made before."""
     spec = JobSpec.model_validate(
         {
             "base_model": {"path": str(base_model())},
@@ -63,7 +63,7 @@ def dense_run(folder: Path) -> Run:
             "seed": SEED,
         }
     )
-    run = Run(spec, folder, SilentReporter())
+    run = Run(spec, cache / spec.digest()[:12], SilentReporter())
     for stage in STAGES:
         if run.workspace.result(stage) is None:
             run.workspace.finish(stage, RUNNERS[stage](run))

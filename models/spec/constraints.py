@@ -108,8 +108,8 @@ class Budget(Document):
         200,
         ge=1,
         le=100_000,
-        description="Of the search, which then ends with the best it has come to; the forms of the dense model "
-        "that are measured before it and what is trained after it do not count.",
+        description="Of the search, which then ends with the best it has come to; the forms of the dense "
+        "model that are measured before it and what is trained after it do not count.",
     )
     max_workers: int = Field(
         1, ge=1, le=64, description="Workers that may share the job's work; the result is that of one."

@@ -63,7 +63,13 @@ class _Climb:
         self.run = run
         self.folder = run.workspace.folder("recover")
         self.file = self.folder / "climb.json"
-        stored = {"first": None, "plan": None, "steps": [], "rungs": [], "timing_seconds": 0.0}
+        stored: dict[str, Any] = {
+            "first": None,
+            "plan": None,
+            "steps": [],
+            "rungs": [],
+            "timing_seconds": 0.0,
+        }
         stored |= read_json(self.file) or {}
         self.first = None if stored["first"] is None else Recipe.model_validate(stored["first"])
         self.plan = None if stored["plan"] is None else Plan.from_json(stored["plan"])

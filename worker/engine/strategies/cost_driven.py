@@ -151,7 +151,11 @@ class _Search:
         """The recipe to end with before any trial: of what is narrowed and of the depths the first that holds
         the bounds, else the one that misses them least, by the sum of what it misses of each."""
         narrowed = [arm["recipe"] for arm in self.state["arms"]]
-        reached = [*narrowed, *filter(None, [self.state["narrowing"]]), *reversed(self.state["depths"])]
+        reached: list[dict[str, Any]] = [
+            *narrowed,
+            *filter(None, [self.state["narrowing"]]),
+            *reversed(self.state["depths"]),
+        ]
 
         def missed(recipe: dict[str, Any]) -> float:
             costs = self.problem.costs(self.full.applied(Recipe.model_validate(recipe)))
