@@ -1,13 +1,14 @@
 """`make bench-analysis`: what the estimators say and cost, what races save, what least squares keep.
 
-    AXFORGE_BENCH_DATA=FOLDER python -m bench.analysis [analysis depth retraining-free]
+    AXFORGE_BENCH_DATA=FOLDER python -m bench.analysis [analysis depth retraining-free hidden drivers]
 
 `analysis`: MiniLM (six layers) fine-tuned on TREC. Every estimator's rank agreement with exact ablation and
 its cost, beside one epoch of fine-tuning on the same rows; and the accuracy-driven search with whole
 judgements and with races: token-layers, seconds, decisions.
 `depth`: the same with every layer twice (twelve layers).
 `retraining-free`: 1.5 times fewer milliseconds by structure alone, without quantization, from 2,048 rows,
-with `recovery: reconstruct` and with `off`. Written to bench/results/analysis.json.
+with `recovery: reconstruct` and with `off`.
+`hidden`, `drivers`: see bench/drivers.py; they need no FOLDER. Written to bench/results/analysis.json.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from bench import drivers
 from bench.main import DATA_OPTIONS, ROOT, base_model, data_folder, optimized
 from bench.record import machine, record
 from models.spec import ESTIMATORS as NAMES
@@ -46,7 +48,7 @@ from worker.engine.tasks import Split, evaluate
 from worker.engine.training import FitOptions, fine_tune
 
 RESULTS = ROOT / "bench" / "results" / "analysis.json"
-PARTS = ("analysis", "depth", "retraining-free")
+PARTS = ("analysis", "depth", "retraining-free", "hidden", "drivers")
 EPOCHS = 2
 ROWS = 2400  # of TREC, for two cores: 15 % of them are the selection split
 SEED = 0
@@ -72,6 +74,12 @@ def main() -> None:
         if "retraining-free" in parts:
             for task in ("trec", "sst2"):
                 record(f"retraining_free_{task}", retraining_free(task, Path(folder) / task), RESULTS)
+        if {"hidden", "drivers"} & set(parts):
+            run = drivers.dense_run(ROOT / "out" / "bench-drivers")
+            if "hidden" in parts:
+                record("hidden_groups", drivers.hidden(run), RESULTS)
+            if "drivers" in parts:
+                record("drivers", drivers.drivers(run), RESULTS)
 
 
 def doubled(source: Path, target: Path) -> Path:
@@ -117,7 +125,7 @@ def _analysed(base: Path, folder: Path) -> dict[str, Any]:
 
 def estimated(run: Run, anatomy: Anatomy, train: Split, selection: Split) -> dict[str, Any]:
     """Rank agreement with exact ablation on the selection split, and cost, of each estimator."""
-    full, rows = anatomy.full_shape(), sample(selection, WEIGHED_ROWS, SEED)
+    full, rows = anatomy.full_shape(), sample(selection, WEIGHED_ROWS[0], SEED)
     elements, tally, began = all_elements(full), Tally(), time.perf_counter()
     replay = PrefixReplay(anatomy, rows, run.task, run.device, precision="fast", tally=tally)
     base = float(replay.losses(full).mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,43 @@ def record(key: str, value: Any, path: Path = SERVICE) -> None:
         document = {**(json.loads(text) if text else {}), key: value}
         file.truncate(0)
         file.write(json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+class Rows:
+    """Rows of a results file, each known by its fields named in `key`, written as they come.
+
+    Beside `rows` the file has `machines`; `machine` of a row is the place of its own among them.
+    """
+
+    def __init__(self, path: Path, key: Sequence[str]) -> None:
+        self.path, self._key = path, tuple(key)
+
+    def all(self) -> list[dict[str, Any]]:
+        """In the order of their keys."""
+        rows: list[dict[str, Any]] = self._read("rows")
+        return rows
+
+    def find(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The row with these values of its key, or None."""
+        wanted = [key[name] for name in self._key]
+        return next((row for row in self.all() if self._of(row) == wanted), None)
+
+    def keep(self, row: Mapping[str, Any]) -> None:
+        """Write the row, in the place of an earlier one with the same key."""
+        machines, here = self._read("machines"), machine()
+        if here not in machines:
+            machines.append(here)
+            record("machines", machines, self.path)
+        others = [each for each in self.all() if self._of(each) != self._of(row)]
+        kept = {**row, "machine": machines.index(here)}
+        record("rows", sorted([*others, kept], key=self._of), self.path)
+
+    def _of(self, row: Mapping[str, Any]) -> list[Any]:
+        return [row[name] for name in self._key]
+
+    def _read(self, name: str) -> list[Any]:
+        held: dict[str, list[Any]] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        return held.get(name, [])
 
 
 def machine() -> dict[str, Any]:

@@ -56,4 +56,8 @@ STRATEGIES: dict[StrategyName, str] = {
     "axformer": "Finds what the task does not need by leaving it out, coarse parts first. The accuracy focus "
     "removes what hinders; the others remove what costs least for what it saves.",
     "auto": "Searches as axformer does, then decides whether the structure needs training, and says why.",
+    "vtrans": "Trains masks on hidden dimensions, heads, FFN channels, blocks and layers together with the "
+    "weights, on all training rows, until what is left keeps to the bounds on costs.",
+    "fast-vtrans": "As vtrans, on 3 % of the training rows (`learned.data_fraction`).",
+    "faster-vtrans": "As fast-vtrans, but the weights stay as they are while the masks are trained.",
 }

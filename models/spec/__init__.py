@@ -13,6 +13,8 @@ from models.spec.constraints import (
 from models.spec.job import (
     APPROXIMATIONS,
     DEFAULT_APPROXIMATIONS,
+    LEARNED,
+    MASKED_APPROXIMATIONS,
     NATIVE_APPROXIMATIONS,
     ApproximationName,
     BaselineOptions,
@@ -23,6 +25,7 @@ from models.spec.job import (
     StrategyName,
     TrainingOptions,
 )
+from models.spec.learned import BOUNDED_COSTS, BoundedCost, LearnedOptions
 from models.spec.recipe import (
     Calibration,
     HardAttention,
@@ -70,10 +73,13 @@ from models.spec.tasks import (
 
 __all__ = [
     "APPROXIMATIONS",
+    "BOUNDED_COSTS",
     "DEFAULT_APPROXIMATIONS",
     "DEVICES",
     "ESTIMATORS",
+    "LEARNED",
     "LOWER_IS_BETTER",
+    "MASKED_APPROXIMATIONS",
     "NATIVE_APPROXIMATIONS",
     "TASKS",
     "TASK_COLUMNS",
@@ -82,6 +88,7 @@ __all__ = [
     "AccuracyConstraint",
     "ApproximationName",
     "BaselineOptions",
+    "BoundedCost",
     "Budget",
     "Calibration",
     "Candidate",
@@ -98,6 +105,7 @@ __all__ = [
     "HardAttention",
     "JobSpec",
     "Latency",
+    "LearnedOptions",
     "Loadable",
     "LowRankEmbeddings",
     "LowRankFfn",

@@ -69,6 +69,14 @@ class Constraints(Document):
         "only whole layers, equal numbers of FFN channels in all layers and vocabulary rows go.",
     )
 
+    @property
+    def bounds_costs(self) -> bool:
+        """Whether there is a bound on size or speed."""
+        size, speed = self.size, self.speed
+        of_size = (size.min_reduction, size.max_bytes)
+        of_speed = (speed.min_speedup, speed.max_latency_ms, speed.min_throughput)
+        return any(bound is not None for bound in (*of_size, *of_speed))
+
 
 Focus = Literal["speed", "size", "balanced", "accuracy"]
 
@@ -96,7 +104,13 @@ class Budget(Document):
     """What a job may spend. The search ends with the best so far when one is used up."""
 
     max_minutes: float = Field(60.0, gt=0.0, le=60 * 24 * 14)
-    max_candidates: int = Field(200, ge=1, le=100_000)
+    max_candidates: int = Field(
+        200,
+        ge=1,
+        le=100_000,
+        description="Of the search, which then ends with the best it has come to; the forms of the dense "
+        "model that are measured before it and what is trained after it do not count.",
+    )
     max_workers: int = Field(
         1, ge=1, le=64, description="Workers that may share the job's work; the result is that of one."
     )

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator, 
 
 from models.spec.base import Document
 from models.spec.constraints import Budget, Constraints, Focus, Target
+from models.spec.learned import LearnedOptions
 from models.spec.significance import SignificanceOptions
 from models.spec.sources import DatasetSource, ModelSource
 from models.spec.tasks import (
@@ -22,7 +23,9 @@ from models.spec.tasks import (
     TaskName,
 )
 
-StrategyName = Literal["axformer", "auto"]
+StrategyName = Literal["axformer", "auto", "vtrans", "fast-vtrans", "faster-vtrans"]
+LEARNED: tuple[StrategyName, ...] = ("vtrans", "fast-vtrans", "faster-vtrans")
+"""Strategies that train masks; the first two train the weights with them."""
 ApproximationName = Literal[
     "prune_layers",
     "prune_blocks",
@@ -46,6 +49,14 @@ DEFAULT_APPROXIMATIONS: tuple[ApproximationName, ...] = tuple(
     name for name in APPROXIMATIONS if name != "sign_matching_attention"
 )
 """All but sign matching, which costs time in both runtimes and which no published result asks for."""
+MASKED_APPROXIMATIONS: tuple[ApproximationName, ...] = (
+    "prune_layers",
+    "prune_blocks",
+    "prune_heads",
+    "prune_weight_groups",
+    "prune_hidden",
+)
+"""Those whose elements have masks that can be trained."""
 NOT_OF_CAUSAL_LM: tuple[ApproximationName, ...] = ("prune_vocabulary",)
 
 
@@ -117,6 +128,7 @@ class JobSpec(Document):
     constraints: Constraints = Constraints()
     focus: Focus = "speed"
     target: Target = Target()
+    learned: LearnedOptions = LearnedOptions()  # before `strategy`, which looks at it
     strategy: StrategyName = "axformer"
     significance: SignificanceOptions = SignificanceOptions()
     approximations: tuple[ApproximationName, ...] = Field(
@@ -195,6 +207,37 @@ class JobSpec(Document):
             )
         return value
 
+    @field_validator("strategy")
+    @classmethod
+    def _something_to_aim_at(cls, value: StrategyName, known: ValidationInfo) -> StrategyName:
+        constraints, learned = known.data.get("constraints"), known.data.get("learned")
+        if value not in LEARNED or constraints is None or learned is None:
+            return value
+        if learned.target is None and not constraints.bounds_costs:
+            raise ValueError(
+                f"strategy {value} trains masks towards a bound on costs; give constraints.speed, "
+                "constraints.size or learned.target"
+            )
+        if constraints.loadable == "native":
+            raise ValueError(
+                f"strategy {value} leaves FFNs of several widths, which constraints.loadable native forbids; "
+                "leave that out or take strategy axformer"
+            )
+        return value
+
+    @field_validator("recovery")
+    @classmethod
+    def _training_of_the_strategy(
+        cls, value: RecoveryOptions | Literal["off", "reconstruct"], known: ValidationInfo
+    ) -> RecoveryOptions | Literal["off", "reconstruct"]:
+        strategy = known.data.get("strategy")
+        if strategy in LEARNED[:2] and not isinstance(value, RecoveryOptions):
+            raise ValueError(
+                f"strategy {strategy} trains weights, which recovery {value} forbids; take strategy "
+                "faster-vtrans, which trains masks only, or leave recovery out"
+            )
+        return value
+
     @field_validator("metric")
     @classmethod
     def _metric_of_the_task(cls, value: MetricName, known: ValidationInfo) -> MetricName:
@@ -213,6 +256,18 @@ class JobSpec(Document):
             raise ValueError(
                 f"{foreign[0]} does not go with task causal-lm: perplexities of models that cut texts into "
                 "other tokens cannot be compared, and a language model must be able to write any of them"
+            )
+        return value
+
+    @field_validator("approximations")
+    @classmethod
+    def _approximations_of_the_strategy(
+        cls, value: tuple[ApproximationName, ...], known: ValidationInfo
+    ) -> tuple[ApproximationName, ...]:
+        strategy = known.data.get("strategy")
+        if strategy in LEARNED and not set(MASKED_APPROXIMATIONS) & set(value):
+            raise ValueError(
+                f"strategy {strategy} trains masks and needs one of {', '.join(MASKED_APPROXIMATIONS)}"
             )
         return value
 

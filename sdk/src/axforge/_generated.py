@@ -144,7 +144,12 @@ class Budget(BaseModel):
     model_config = ConfigDict(
         extra="allow",
     )
-    max_candidates: int | None = 200
+    max_candidates: Annotated[
+        int | None,
+        Field(
+            description="Of the search, which then ends with the best it has come to; the forms of the dense model that are measured before it and what is trained after it do not count."
+        ),
+    ] = 200
     max_minutes: float | None = 60.0
     max_workers: Annotated[
         int | None, Field(description="Workers that may share the job's work; the result is that of one.")
@@ -376,6 +381,49 @@ class JobLinks(BaseModel):
     candidates: str
     events: str
     self: str
+
+
+class LearnedOptions(BaseModel):
+    """
+    Training of masks with the information bottleneck (strategies vtrans, fast-vtrans, faster-vtrans).
+
+    What must go follows from `constraints.speed` and `constraints.size`; `target` asks for more, or for
+    something else, such as a part of the computation. All of these hold together.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    batch_size: int | None = 32
+    constraint: Annotated[
+        str | None,
+        Field(
+            description="What `target` is a part of: the parameters, the multiply-accumulates of one example (flops), or the milliseconds of a call on the target by the latency table, in the precision that is delivered."
+        ),
+    ] = "parameters"
+    data_fraction: Annotated[
+        float | None,
+        Field(
+            description="Part of the training rows that masks are trained on; default: 1 with vtrans, 0.03 with fast-vtrans and faster-vtrans."
+        ),
+    ] = None
+    epochs: Annotated[int | None, Field(description="At most; default by data size.")] = None
+    kl_weight: Annotated[
+        float | None, Field(description="Weight of the Kullback-Leibler divergence of the masks.")
+    ] = 1e-05
+    learning_rate: Annotated[
+        float | None, Field(description="Peak, of the weights; default by the model's width.")
+    ] = None
+    mask_learning_rate: Annotated[float | None, Field(description="Of the masks.")] = 0.05
+    multiplier_learning_rate: Annotated[
+        float | None, Field(description="Of the Lagrangian multipliers, which climb.")
+    ] = 0.1
+    target: Annotated[
+        float | None, Field(description="The part of it that goes (the sparsity); default: no such bound.")
+    ] = None
+    warm_up: Annotated[
+        float | None, Field(description="Part of the steps in which the target rises from nothing.")
+    ] = 0.3
 
 
 class Limits(BaseModel):
@@ -1012,6 +1060,7 @@ class JobSpec(BaseModel):
     ] = None
     focus: str | None = "speed"
     group_sizes: GroupSizes | None = None
+    learned: LearnedOptions | None = None
     metadata: Annotated[dict[str, str] | None, Field(description="Up to 16 pairs of your own.")] = None
     metric: Annotated[
         str | None, Field(description="What accuracy constraints bound; default: the task's first.")

@@ -156,6 +156,7 @@ def test_another_metric_goes_through_the_task_s_function(folder: Path) -> None:
     assert issued.certificate.dense.metric.name == "f1"
     assert issued.certificate.dense.metric.value == pytest.approx(f1_score(labels, answered, average="macro"))
     assert issued.certificate.verdict == "infeasible"
+    assert any("predicted, not measured" in note for note in issued.certificate.notes)
     assert issued.dense_logits.argmax(axis=1).tolist() == answered.tolist()
 
 

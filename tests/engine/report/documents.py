@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from models.spec import Candidate, CandidateMeasurements, JobSpec, Quantize, Recipe
 from tests.engine.runs import tiny_spec
+from worker.engine.anatomy.shape import LayerShape, Shape
 from worker.engine.pipeline import RunResult
+from worker.engine.report.probing import attention_probe
 from worker.engine.report.schema import Report
+from worker.engine.significance.attended import Attended
 
 Finished = tuple[RunResult, Path, dict[str, Any]]
 """A run's result, its folder, and the sources of its spec."""
@@ -66,6 +71,17 @@ def harmful(report: Report) -> Report:
     for each in document["candidates"]:
         each |= {"reason": HARM, "summary": HARM}
     return Report.model_validate(document)
+
+
+def probed(report: Report) -> Report:
+    """The report, as if heads had been probed: of two layers of two heads one head and one layer removed."""
+    parts = [(0.1, 0.2, 0.3, 0.4), (0.4, 0.2, 0.3, 0.1), (0.5, 0.1, 0.1, 0.3), (0.6, 0.0, 0.1, 0.3)]
+    masses = np.array(parts).reshape(2, 2, 4)
+    full = Shape.full(2, 2, 4)
+    after = Shape((LayerShape((0,), (0, 1, 2, 3)), LayerShape((), (), present=False)))
+    return report.model_copy(
+        update={"attention": attention_probe(full, after, Attended(masses, tokens=100), rows=10)}
+    )
 
 
 QUANTIZED = Recipe(steps=(Quantize(),))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.report.documents import Finished, artifact, harmful
+from tests.engine.report.documents import Finished, artifact, harmful, probed
 from worker.engine.report.page import report_page
 from worker.engine.report.schema import Report
 
@@ -89,12 +89,14 @@ def test_it_opens_offline_without_complaint(
         assert opened.complaints == []
         assert opened.requests == [file.as_uri()]
         assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
-        assert opened.page.locator("section h2").count() == 9
+        assert opened.page.locator("section h2").count() == 10
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_all_text_is_legible(browser: Any, finished: Finished, scheme: str) -> None:
-    with Opened(browser, artifact(finished[0], "report.html"), scheme) as opened:
+def test_all_text_is_legible(browser: Any, report: Report, scheme: str, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(report_page(probed(report)), encoding="utf-8")
+    with Opened(browser, file, scheme) as opened:
         opened.page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
         assert opened.page.evaluate(CONTRAST) == []
 

@@ -125,7 +125,7 @@ def test_every_section_has_a_heading_and_every_plot_a_table(page: str) -> None:
     seen = _Seen(page)
     ids = {value for tag, name, value in seen.attributes if name == "id"}
     titled = {value for tag, name, value in seen.attributes if (tag, name) == ("section", "aria-labelledby")}
-    assert len(titled) == 9
+    assert len(titled) == 10
     assert titled <= ids
     figures = [value for tag, name, value in seen.attributes if (tag, name) == ("figure", "aria-label")]
     assert len(figures) == 5

@@ -1,7 +1,17 @@
 from __future__ import annotations
 
-from models.spec import PruneHeads, PruneLayers, Recipe
-from worker.engine.stages.sizing import TURNS, brought_to
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from models.spec import JobSpec, PruneHeads, PruneLayers, Recipe
+from worker.engine.run import Run
+from worker.engine.stages import sizing
+from worker.engine.stages.sizing import SHARE_OF_TIME, TURNS, Sized, brought_to, sized
+from worker.engine.strategies.goal import MARGIN, Costs, DenseReference, Goal
 
 
 def recipe(removals: int) -> Recipe:
@@ -61,3 +71,79 @@ def test_without_time_for_another_timing_the_last_correction_holds() -> None:
         return None if turn else 0.5
 
     assert removals(brought_to(1.0, recipe(6), once, lambda tried, ms: recipe(2))) == 2
+
+
+LEFT = 200.0
+SECONDS = 15.0  # that a timing takes: a slow machine's, two of which are more than sizing's share
+AIM = 1.0 / (1 + MARGIN)
+
+
+class Machine:
+    """A run on a machine whose clock goes on with each timing; a head is predicted to take a tenth."""
+
+    def __init__(self, *measured: float) -> None:
+        self.measured = list(measured)
+        self.timed: list[int] = []
+        self.clock = SimpleNamespace(used=300.0, left=LEFT)
+        document = {
+            "base_model": {"path": "m"},
+            "dataset": {"path": "d"},
+            "constraints": {"speed": {"min_speedup": 3.0}},
+        }
+        self.run = cast(
+            Run,
+            SimpleNamespace(spec=JobSpec.model_validate(document), stopwatch=self.clock, shape=removals),
+        )
+
+    def time(self, tried: Recipe) -> float:
+        self.clock.used += SECONDS
+        self.timed.append(removals(tried))
+        return self.measured.pop(0) * AIM
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
+    def made(*measured: float) -> Machine:
+        machine = Machine(*measured)
+        monkeypatch.setattr(sizing, "_timer", lambda run, folder: machine.time)
+        monkeypatch.setattr(sizing, "cost_model", lambda run: lambda gone: Costs(2.0 - 0.1 * gone, 1.0))
+        monkeypatch.setattr(sizing, "dense_reference", lambda run: DenseReference(3.0, 4, 1))
+        monkeypatch.setattr(sizing, "_narrowed", _by_costs)
+        monkeypatch.setattr(sizing, "widened", _by_costs)
+        return machine
+
+    assert SECONDS < SHARE_OF_TIME * LEFT < 2 * SECONDS
+    return made
+
+
+def _by_costs(run: Run, tried: Recipe, goal: Goal, tell: object = None) -> Recipe:
+    """As few removals as the goal allows."""
+    return next(recipe(n) for n in range(20) if (2.0 - 0.1 * n) <= (goal.ms or 0.0) + 1e-9)
+
+
+def test_what_was_narrowed_is_timed_without_time_left_and_given_back(
+    machine: Callable[..., Machine], tmp_path: Path
+) -> None:
+    # Disturbed twice, ten removals seem 30 % too slow; thirteen turn out a quarter too fast.
+    slow = machine(1.3, 1.3, 0.75)
+    fitting = sized(slow.run, recipe(10), tmp_path, lambda *told: None)
+    assert slow.timed[:2] == [10, 10]
+    assert len(slow.timed) == 3
+    assert removals(fitting.recipe) < slow.timed[2]
+    assert fitting.timing_seconds == SECONDS
+
+
+def test_what_was_widened_is_not_timed_without_time_left(
+    machine: Callable[..., Machine], tmp_path: Path
+) -> None:
+    fast = machine(0.8)
+    fast.clock.left = SECONDS / SHARE_OF_TIME / 2
+    fitting = sized(fast.run, recipe(12), tmp_path, lambda *told: None)
+    assert fast.timed == [12]
+    assert removals(fitting.recipe) < 12
+
+
+def test_without_a_bound_on_speed_nothing_is_timed(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    free = machine()
+    free.run.spec = free.run.spec.model_copy(update={"constraints": type(free.run.spec.constraints)()})
+    assert sized(free.run, recipe(3), tmp_path, lambda *told: None) == Sized(recipe(3))

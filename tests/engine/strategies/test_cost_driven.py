@@ -83,6 +83,42 @@ def test_resuming_from_any_state_gives_the_same_candidates() -> None:
         assert [step.candidate for step in rest] == [step.candidate for step in whole[stop + 1 :]]
 
 
+def test_a_search_of_few_candidates_is_the_begin_of_a_longer_one() -> None:
+    asked = problem(flat, goal=Goal(ms=3.4))
+    whole = list(cost_driven(asked, None))
+    for most in range(1, len(whole) + 1):
+        steps = list(cost_driven(replace(asked, max_candidates=most), None))
+        assert [step.candidate for step in steps] == [step.candidate for step in whole[:most]]
+
+
+def test_a_search_cut_short_ends_with_the_nearest_to_the_bounds() -> None:
+    asked = problem(flat, goal=Goal(ms=3.4))
+    whole = list(cost_driven(asked, None))
+    first_trial = next(n for n, step in enumerate(whole) if "judged untrained" in step.candidate.reason)
+    for most in range(1, first_trial + 1):
+        steps = list(cost_driven(replace(asked, max_candidates=most), None))
+        ms = [asked.costs(asked.anatomy.full_shape().applied(step.candidate.recipe)).ms for step in steps]
+        # Past the bound nothing is gained: of those that hold it the first arm is taken, which cuts deepest.
+        assert asked.costs(final_shape(asked, steps)).ms <= max(min(ms), 3.4)
+
+
+def test_of_several_arms_only_as_many_are_tried_as_candidates_are_left() -> None:
+    given: list[int] = []
+
+    def trials(recipes: Sequence[Recipe]) -> list[Score]:
+        given.append(len(recipes))
+        return [Score(1.0, metric=float(number)) for number, _ in enumerate(recipes)]
+
+    asked = problem(flat, goal=Goal(ms=3.4), trials=trials, trials_together=True)
+    whole = list(cost_driven(asked, None))
+    assert given == [len(whole[-1].state["arms"])]
+    assert given[0] > 1
+    given.clear()
+    cut = list(cost_driven(replace(asked, max_candidates=len(whole) - 1), None))
+    assert given == [len(whole[-1].state["arms"]) - 1]
+    assert len(cut) == len(whole) - 1
+
+
 def test_narrowing_ends_when_nothing_is_left_to_save() -> None:
     asked = problem(flat, goal=Goal(ms=0.1), allowed=frozenset({"prune_heads"}))
     recipes = [recipe for recipe, _ in narrow(asked, Recipe())]

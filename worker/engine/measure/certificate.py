@@ -33,7 +33,7 @@ from worker.engine.measure.intervals import (
 )
 from worker.engine.measure.latency import QUIET, Milliseconds, Timing, compare
 from worker.engine.measure.probing import ModelFile, probe
-from worker.engine.measure.verdict import Measured, evaluate_constraints, judge, told_nearest
+from worker.engine.measure.verdict import Measured, evaluate_constraints, judge, told_nearest, told_verdict
 from worker.engine.reporting import Reporter, SilentReporter
 from worker.engine.tasks import Scorer
 
@@ -75,7 +75,7 @@ class CertifyInputs:
     """`artifacts` are all files handed to the user, by their names; the certificate is not among them.
 
     `dense` is the fp32 model with the same export and runtime as `optimized`. `proved_infeasible`:
-    the search has shown that no recipe can meet the constraints. `nearest` and `notes` as in the certificate,
+    by predicted costs no recipe can meet the constraints. `nearest` and `notes` as in the certificate,
     which leaves out of `nearest` what is met after all.
     """
 
@@ -145,6 +145,7 @@ def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds:
     speedup = comparison.speedup("dense", "optimized")
     measured = _measured(dense, optimized, speedup, paired, inputs.loadable)
     results = evaluate_constraints(spec.constraints, measured)
+    verdict = judge(results, proved_infeasible=inputs.proved_infeasible)
     closest = {
         result.name: inputs.nearest[result.name]
         for result in results
@@ -161,7 +162,7 @@ def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds:
         ),
         constraints=results,
         constraints_met=all(result.met for result in results),
-        verdict=judge(results, proved_infeasible=inputs.proved_infeasible),
+        verdict=verdict,
         loadable=inputs.loadable,
         device=host.device,
         runtime=target.runtime,
@@ -170,7 +171,7 @@ def certify(inputs: CertifyInputs, reporter: Reporter | None = None, *, seconds:
         spec_digest=spec.digest(),
         artifacts={name: sha256(file) for name, file in sorted(inputs.artifacts.items())},
         nearest=closest,
-        notes=(*scorer.task.notes, *inputs.notes, *told_nearest(closest)),
+        notes=(*scorer.task.notes, *inputs.notes, *told_verdict(verdict), *told_nearest(closest)),
         holdout_rows=len(scorer),
         recipe=inputs.recipe,
         spread={

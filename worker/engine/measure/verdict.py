@@ -19,6 +19,17 @@ from worker.engine.measure.intervals import PairedBootstrap, relative_drop
 
 # A bound that is met exactly must not fail by the rounding of a division.
 ROUNDING = 1e-12
+AT_LEAST = frozenset(
+    {
+        "accuracy.min",
+        "accuracy.min_gain",
+        "size.min_reduction",
+        "speed.min_speedup",
+        "speed.min_throughput",
+        "loadable.native",
+    }
+)
+"""Constraints of which more is better; of all others less is."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +67,23 @@ def evaluate_constraints(constraints: Constraints, measured: Measured) -> tuple[
 
 
 def judge(results: Sequence[ConstraintResult], *, proved_infeasible: bool = False) -> Verdict:
-    """`met` when all are; otherwise `infeasible` only if the search proved it, else `best_effort`."""
+    """`met` when all are; otherwise `infeasible` only if the search proved it, else `best_effort`.
+
+    The proof is as good as the search's predictions of costs, which `told_verdict` says.
+    """
     if all(result.met for result in results):
         return "met"
     return "infeasible" if proved_infeasible else "best_effort"
+
+
+def told_verdict(verdict: Verdict) -> list[str]:
+    """What `infeasible` rests on, in a sentence; nothing of the other verdicts."""
+    if verdict != "infeasible":
+        return []
+    return [
+        "The verdict infeasible is predicted, not measured: with everything removed that the job allows, the "
+        "predicted time or size is still well past what was asked."
+    ]
 
 
 def told_nearest(nearest: Mapping[str, float]) -> list[str]:
@@ -89,15 +113,15 @@ def allowed_drop(constraint: AccuracyConstraint, dense: float) -> float:
 def _accuracy(constraint: AccuracyConstraint, measured: Measured) -> Iterator[ConstraintResult]:
     relative, absolute, metric = _judged_accuracy(constraint, measured)
     if constraint.max_relative_drop is not None:
-        yield _at_most("accuracy.max_relative_drop", constraint.max_relative_drop, relative)
+        yield _held("accuracy.max_relative_drop", constraint.max_relative_drop, relative)
     if constraint.max_absolute_drop is not None:
-        yield _at_most("accuracy.max_absolute_drop", constraint.max_absolute_drop, absolute)
+        yield _held("accuracy.max_absolute_drop", constraint.max_absolute_drop, absolute)
     if constraint.min is not None:
-        yield _at_least("accuracy.min", constraint.min, metric)
+        yield _held("accuracy.min", constraint.min, metric)
     if constraint.max is not None:
-        yield _at_most("accuracy.max", constraint.max, -metric)  # of metrics of which less is better
+        yield _held("accuracy.max", constraint.max, -metric)  # of metrics of which less is better
     if constraint.min_gain is not None:
-        yield _at_least("accuracy.min_gain", constraint.min_gain, -absolute)
+        yield _held("accuracy.min_gain", constraint.min_gain, -absolute)
 
 
 def _judged_accuracy(constraint: AccuracyConstraint, measured: Measured) -> tuple[float, float, float]:
@@ -118,32 +142,28 @@ def _judged_accuracy(constraint: AccuracyConstraint, measured: Measured) -> tupl
 def _size(constraint: SizeConstraint, measured: Measured) -> Iterator[ConstraintResult]:
     if constraint.min_reduction is not None:
         reduction = measured.dense_bytes / measured.optimized_bytes
-        yield _at_least("size.min_reduction", constraint.min_reduction, reduction)
+        yield _held("size.min_reduction", constraint.min_reduction, reduction)
     if constraint.max_bytes is not None:
-        yield _at_most("size.max_bytes", constraint.max_bytes, measured.optimized_bytes)
+        yield _held("size.max_bytes", constraint.max_bytes, measured.optimized_bytes)
 
 
 def _speed(constraint: SpeedConstraint, measured: Measured) -> Iterator[ConstraintResult]:
     if constraint.min_speedup is not None:
-        yield _at_least("speed.min_speedup", constraint.min_speedup, measured.speedup)
+        yield _held("speed.min_speedup", constraint.min_speedup, measured.speedup)
     if constraint.max_latency_ms is not None:
         latency = measured.p50 if constraint.percentile == "p50" else measured.p95
-        yield _at_most("speed.max_latency_ms", constraint.max_latency_ms, latency)
+        yield _held("speed.max_latency_ms", constraint.max_latency_ms, latency)
     if constraint.min_throughput is not None:
-        yield _at_least("speed.min_throughput", constraint.min_throughput, measured.throughput)
+        yield _held("speed.min_throughput", constraint.min_throughput, measured.throughput)
 
 
 def _loadable(constraints: Constraints, measured: Measured) -> Iterator[ConstraintResult]:
     """1 stands for yes. Where it is not known yet how the model is loaded, nothing is said of it."""
     if constraints.loadable is not None and measured.loadable is not None:
-        yield _at_least("loadable.native", 1.0, float(measured.loadable == "native"))
+        yield _held("loadable.native", 1.0, float(measured.loadable == "native"))
 
 
-def _at_most(name: str, required: float, measured: float) -> ConstraintResult:
-    met = measured <= required + ROUNDING
-    return ConstraintResult(name=name, required=required, measured=measured, met=met)
-
-
-def _at_least(name: str, required: float, measured: float) -> ConstraintResult:
-    met = measured >= required - ROUNDING
+def _held(name: str, required: float, measured: float) -> ConstraintResult:
+    over = measured - required
+    met = (-over if name in AT_LEAST else over) <= ROUNDING
     return ConstraintResult(name=name, required=required, measured=measured, met=met)

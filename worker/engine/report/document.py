@@ -14,6 +14,7 @@ from worker.engine.recording import ToldCandidate, recipe_digest
 from worker.engine.report.redaction import public_name, public_spec
 from worker.engine.report.schema import (
     Architecture,
+    AttentionProbe,
     CandidateLine,
     LatencyCell,
     LatencyGrid,
@@ -39,6 +40,7 @@ class Evidence:
     uncertainty: Uncertainty
     candidates: Sequence[ToldCandidate]
     significance: Mapping[str, Any]
+    attention: AttentionProbe
     holdout: dict[str, Any]
     architecture: Architecture
     bytes: tuple[PartBytes, ...]
@@ -78,6 +80,7 @@ def report_document(given: Evidence, now: datetime | None = None) -> Report:
         constraints=tuple(map(given.uncertainty.judged, certificate.constraints)),
         candidates=candidate_lines(given.candidates, certificate.recipe, spec.metric),
         significance=Significance(**{name: given.significance[name] for name in Significance.model_fields}),
+        attention=given.attention,
         architecture=given.architecture,
         bytes=given.bytes,
         milliseconds=given.milliseconds,

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from worker.engine.report.schema import HeadAttention
+
 STEPS = (1 / 64, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the largest loss change of a map; few elements weigh most
+ATTENTION_STEPS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of a head's attention: where steps 1 to 5 begin
 Element = Mapping[str, Any]
 
 
@@ -68,6 +71,29 @@ def layer_cells(elements: Sequence[Element]) -> tuple[HeatCell, ...]:
     layers = [each for each in elements if each["kind"] == "layer"]
     largest = max((each["loss_change"] for each in layers), default=0.0)
     return tuple(_cell(each, tuple(step * max(largest, 0.0) for step in STEPS)) for each in layers)
+
+
+@dataclass(frozen=True)
+class AttentionCell:
+    """A head, and the step (0 to 5) of its attention to special tokens and to the token itself."""
+
+    head: HeadAttention
+    step: int
+
+    @property
+    def part(self) -> float:
+        """Of its attention, that to special tokens and to the token itself."""
+        return self.head.special + self.head.current
+
+
+def attention_rows(heads: Sequence[HeadAttention]) -> dict[int, tuple[AttentionCell | None, ...]]:
+    """By layer: a cell for every number of a head, None where the layer has no such head."""
+    width = max((each.head for each in heads), default=-1) + 1
+    rows: dict[int, list[AttentionCell | None]] = {}
+    for each in heads:
+        step = bisect_right(ATTENTION_STEPS, each.special + each.current)
+        rows.setdefault(each.layer, [None] * width)[each.head] = AttentionCell(each, step)
+    return {layer: tuple(cells) for layer, cells in sorted(rows.items())}
 
 
 def _is(element: Element, kind: str, layer: int) -> bool:

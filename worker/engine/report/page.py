@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from models.spec.ranges import from_ranges
 from worker.engine.report import bars, plots
-from worker.engine.report.heat import HeatCell, heat_map, layer_cells
+from worker.engine.report.heat import ATTENTION_STEPS, HeatCell, attention_rows, heat_map, layer_cells
 from worker.engine.report.schema import CandidateLine, Part, PartBytes, Report
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -40,7 +40,7 @@ CONSTRAINTS = {
 VERDICTS = {
     "met": "all constraints met",
     "best_effort": "not all constraints met",
-    "infeasible": "infeasible",
+    "infeasible": "predicted to be infeasible",
 }
 
 
@@ -68,6 +68,8 @@ def report_page(report: Report) -> str:
             heads=heat_map(report.significance.elements, "head", "attention"),
             groups=heat_map(report.significance.elements, "group", "ffn"),
             layers=layer_cells(report.significance.elements),
+            attention_rows=attention_rows(report.attention.heads),
+            attention_steps=ATTENTION_STEPS,
             bytes_by_part=bytes_by_part(report.bytes),
             bytes_by_layer=bytes_by_layer(report.bytes),
             milliseconds_by_layer=milliseconds_by_layer(report),

@@ -12,6 +12,7 @@ from models.spec.base import Document
 VERSION: Literal[1] = 1
 Part = Literal["embeddings", "attention", "ffn", "head", "graph"]
 Interval = tuple[float, float]
+GoneWith = Literal["head", "attention", "layer"]
 
 
 class JudgedConstraint(Document):
@@ -53,6 +54,45 @@ class Significance(Document):
     rows: int
     rank_agreement: dict[str, float | None]
     elements: tuple[dict[str, Any], ...]
+
+
+class Attention(Document):
+    """Mean parts of a head's attention in the dense model, which sum up to 1: to special tokens, and, among
+    the others, to the token itself, the one before and the one after, and the rest."""
+
+    special: float
+    current: float
+    adjacent: float
+    other: float
+
+
+class HeadAttention(Attention):
+    """One head of the dense model; `gone_with`: what was removed, the head itself or the whole of its
+    attention block or layer, None where it is kept."""
+
+    layer: int
+    head: int
+    gone_with: GoneWith | None
+
+
+class MeanAttention(Attention):
+    """Of so many heads, each counting the same."""
+
+    heads: int
+
+
+class AttentionProbe(Document):
+    """What removed heads attended to, beside those that are kept, on `rows` of the selection split with so
+    many `tokens`. `removed` and `kept` are None where there are none; `skipped` says why nothing was
+    measured."""
+
+    skipped: str | None
+    rows: int
+    tokens: int
+    heads: tuple[HeadAttention, ...]
+    removed: MeanAttention | None
+    kept: MeanAttention | None
+    summary: str
 
 
 class SparseHeads(Document):
@@ -209,6 +249,7 @@ class Report(Document):
     constraints: tuple[JudgedConstraint, ...]
     candidates: tuple[CandidateLine, ...]
     significance: Significance
+    attention: AttentionProbe
     architecture: Architecture
     bytes: tuple[PartBytes, ...]
     milliseconds: Milliseconds

@@ -51,9 +51,9 @@ def _issued(run: Run) -> dict[str, Any]:
     recipe = Recipe.model_validate(exported["recipe"])
     optimized = run.workspace.folder("export") / "optimized"
     target_folder = optimized / ("onnx" if run.spec.target.runtime == "onnxruntime" else "safetensors")
-    dense_holdout = _holdout(run, run.dense)
+    dense_holdout = holdout_of(run, run.dense)
     # Where the vocabulary stayed as it is, both models read the same tokens.
-    own_holdout = dense_holdout if run.origin is run.dense else _holdout(run, run.origin)
+    own_holdout = dense_holdout if run.origin is run.dense else holdout_of(run, run.origin)
     model = load_folder(run.workspace.folder("recover") / recovered["folder"] / "model")
     small, whole = anatomy_of(model), run.dense.anatomy
     inputs = CertifyInputs(
@@ -106,8 +106,8 @@ def _issued(run: Run) -> dict[str, Any]:
     }
 
 
-def _holdout(run: Run, origin: Origin) -> Holdout:
-    """As the tokenizer that goes with a model cuts it."""
+def holdout_of(run: Run, origin: Origin) -> Holdout:
+    """The rows that judge, as the tokenizer that goes with a model cuts them. For certificates alone."""
     split = origin.encoded(run.data.holdout())
     ids, types = token_rows(split)
     scorer = Scorer(run.task, run.spec.metric, split)

@@ -12,7 +12,7 @@ from worker.engine.memory import give_back
 from worker.engine.reporting import Stage
 from worker.engine.run import Run
 from worker.engine.stages.problem import judgement
-from worker.engine.stages.timetable import seconds_for
+from worker.engine.stages.timetable import LEAST_SECONDS, seconds_for
 from worker.engine.strategies.base import Judgement
 from worker.engine.tasks import evaluate
 from worker.engine.training import (
@@ -28,7 +28,8 @@ TRIAL_SHARE = 0.025  # of the budget: one arm's trial
 TRIAL_SECONDS = 5.0  # but not less than this
 TRIAL_SHARE_LEFT = 0.1  # of the time left, where that is less
 FIRST_RECOVERY_SHARE = 0.65  # of the time left after the reserve: the next rung mends what the first lacks
-RECOVERY_SHARE = 0.85  # the same of later rungs
+RECOVERY_SHARE = 0.85  # the same of later rungs, and of the first where no other one would have time
+WORTH_ANOTHER = 0.25  # of the first rung's training: what another one must have left, or the first takes it
 TRIAL_EPOCHS = 1
 BACKWARD = 3.0  # times a forward pass: a training step of the same model
 
@@ -47,8 +48,13 @@ def baseline_options(run: Run) -> FitOptions:
 
 
 def trial_seconds(run: Run) -> float:
-    """What one arm's trial may take. The same whenever it is asked, unless time has become short."""
-    usual = max(TRIAL_SECONDS, TRIAL_SHARE * run.spec.budget.max_minutes * 60)
+    """What one arm's trial may take. The same whenever it is asked, unless time has become short.
+
+    Where the search is past its time already, half as long: what more of it goes is recovery's.
+    """
+    late = seconds_for(run, "search") <= LEAST_SECONDS
+    share = TRIAL_SHARE / 2 if late else TRIAL_SHARE
+    usual = max(TRIAL_SECONDS, share * run.spec.budget.max_minutes * 60)
     return min(usual, TRIAL_SHARE_LEFT * run.stopwatch.left)
 
 
@@ -57,9 +63,21 @@ def trial_options(run: Run, learning_rate: float, seconds: float) -> DistilOptio
     return replace(_distil_options(run, learning_rate, seconds), epochs=TRIAL_EPOCHS)
 
 
-def recovery_seconds(run: Run, reserve: float, *, first: bool) -> float:
-    """What the training of a rung may take; `reserve` seconds of the budget are left alone."""
-    return max(1.0, run.stopwatch.left - reserve) * (FIRST_RECOVERY_SHARE if first else RECOVERY_SHARE)
+def recovery_seconds(run: Run, reserve: float) -> float:
+    """What the training of a rung that is not the first may take; `reserve` seconds are left alone."""
+    return max(1.0, run.stopwatch.left - reserve) * RECOVERY_SHARE
+
+
+def first_recovery_seconds(run: Run, reserve: float, measuring: float) -> float:
+    """The same of the first rung, beside which another one is to have time that can mend it.
+
+    `measuring`: seconds that exporting, scoring and timing the other one would take. What would be left
+    for training it may be too little to mend anything; the first one then gets it.
+    """
+    usable = max(1.0, run.stopwatch.left - reserve)
+    first = usable * FIRST_RECOVERY_SHARE
+    worth = usable - first - measuring >= WORTH_ANOTHER * first
+    return first if worth else usable * RECOVERY_SHARE
 
 
 def pass_seconds(run: Run, part: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -15,7 +16,7 @@ from worker.engine.measure.verdict import Measured, evaluate_constraints
 from worker.engine.run import Run
 from worker.engine.stages.baseline import dense_files, dense_logits, quantization
 from worker.engine.stages.rungs import MAX_RUNGS, Rung, best_of, has_room
-from worker.engine.stages.timing import timed
+from worker.engine.stages.timing import TimedFile, timed, timed_again
 
 
 def measured_rung(
@@ -74,8 +75,29 @@ def _measured(
     run.progress("recover", number, None, "measuring the recovered model on the target")
     delivered = deliver(run, student, recipe, folder)
     times = timed(run, delivered.file, *dense_files(run))
-    baseline = run.workspace.result("baseline")
-    assert baseline is not None
+    violations = _violations(run, delivered, times)
+    if any(name.startswith("speed.") for name in violations):
+        # What a machine does besides only adds to a time: before more is removed, it is timed once more.
+        times = timed_again(run, times, delivered.file, *dense_files(run))
+        violations = _violations(run, delivered, times)
+    return Rung(
+        number=number,
+        recipe=recipe,
+        metric=delivered.metric,
+        speedup=times.speedup,
+        ms=times.ms,
+        size_bytes=delivered.size_bytes,
+        violations=violations,
+        comfortable=not any(name.startswith("accuracy.") for name in violations)
+        and has_room(run.spec.constraints.accuracy, _baseline(run)["delivered_metric"], delivered.metric),
+        training_seconds=training_seconds,
+        measuring_seconds=run.stopwatch.used - began,
+    )
+
+
+def _violations(run: Run, delivered: Delivered, times: TimedFile) -> dict[str, float]:
+    """By how much the constraints are missed on the selection split; see `Rung`."""
+    baseline = _baseline(run)
     results = evaluate_constraints(
         surer(run.spec.constraints, MAX_RUNGS),
         Measured(
@@ -90,20 +112,13 @@ def _measured(
             paired=_paired(run, delivered),
         ),
     )
-    violations = {r.name: _miss(r.required, r.measured) for r in results if not r.met}
-    return Rung(
-        number=number,
-        recipe=recipe,
-        metric=delivered.metric,
-        speedup=times.speedup,
-        ms=times.ms,
-        size_bytes=delivered.size_bytes,
-        violations=violations,
-        comfortable=not any(name.startswith("accuracy.") for name in violations)
-        and has_room(run.spec.constraints.accuracy, baseline["delivered_metric"], delivered.metric),
-        training_seconds=training_seconds,
-        measuring_seconds=run.stopwatch.used - began,
-    )
+    return {r.name: _miss(r.required, r.measured) for r in results if not r.met}
+
+
+def _baseline(run: Run) -> dict[str, Any]:
+    baseline = run.workspace.result("baseline")
+    assert baseline is not None
+    return baseline
 
 
 def _paired(run: Run, delivered: Delivered) -> PairedBootstrap | None:

@@ -6,14 +6,10 @@ from collections.abc import Container, Mapping, Sequence
 
 from models.spec import Constraints
 from worker.engine.measure.intervals import relative_drop
+from worker.engine.measure.verdict import AT_LEAST
 from worker.engine.run import Run
 from worker.engine.stages.rungs import Rung
 from worker.engine.workspace import read_json
-
-AT_LEAST = frozenset(
-    {"accuracy.min", "accuracy.min_gain", "size.min_reduction", "speed.min_speedup", "speed.min_throughput"}
-)
-"""Constraints of which more is better; of the others less is."""
 
 
 def nearest(run: Run) -> dict[str, float]:

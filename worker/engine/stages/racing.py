@@ -17,7 +17,7 @@ from worker.engine.strategies.base import Abandoned, Bar, Judgement
 from worker.engine.tasks import Split, Task
 
 HARDEST = 0.125  # of the rows, on which the start does worst: they come first
-CHUNKS = (0.125, 0.25, 0.5, 1.0)  # of the rows: after which of them one looks whether to go on
+CHUNKS = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.75, 1.0)  # of the rows: where one looks whether to go on
 BATCH = 128
 Answers = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Losses and logits of a chunk."""

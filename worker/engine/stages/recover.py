@@ -18,13 +18,19 @@ from models.spec import Quantize, Recipe, Reconstruct, Recover, RecoveryOptions
 from worker.engine.anatomy import anatomy_of
 from worker.engine.export.safetensors import load_folder, save_folder
 from worker.engine.run import Run
-from worker.engine.stages.fitting import learning_rate, recovered, recovery_options, recovery_seconds
+from worker.engine.stages.fitting import (
+    first_recovery_seconds,
+    learning_rate,
+    recovered,
+    recovery_options,
+    recovery_seconds,
+)
 from worker.engine.stages.gradual import Plan, dropped_layers, next_recipe, plan
 from worker.engine.stages.measuring import measured_rung, report_rung
 from worker.engine.stages.problem import cost_model, dense_reference, search_problem
 from worker.engine.stages.reconstruct import reconstructed
 from worker.engine.stages.rungs import MAX_RUNGS, Rung, best_of
-from worker.engine.stages.sizing import sized
+from worker.engine.stages.sizing import TIMING_SHARE, sized
 from worker.engine.stages.students import Student, Trained, student_of
 from worker.engine.stages.vocabulary import start_recipe, vocabulary_recipe
 from worker.engine.stages.widening import widened
@@ -57,11 +63,19 @@ class _Climb:
         self.run = run
         self.folder = run.workspace.folder("recover")
         self.file = self.folder / "climb.json"
-        stored = read_json(self.file) or {"first": None, "plan": None, "steps": [], "rungs": []}
+        stored: dict[str, Any] = {
+            "first": None,
+            "plan": None,
+            "steps": [],
+            "rungs": [],
+            "timing_seconds": 0.0,
+        }
+        stored |= read_json(self.file) or {}
         self.first = None if stored["first"] is None else Recipe.model_validate(stored["first"])
         self.plan = None if stored["plan"] is None else Plan.from_json(stored["plan"])
         self.steps = [Recipe.model_validate(step) for step in stored["steps"]]
         self.rungs = [Rung.from_json(document) for document in stored["rungs"]]
+        self.timing_seconds: float = stored["timing_seconds"]
 
     def approach(self) -> None:
         """Size what the search ended with, and come to it in as many steps as are planned."""
@@ -69,11 +83,12 @@ class _Climb:
             searched = self.run.workspace.result("search")
             assert searched is not None
             recipe = Recipe.model_validate(searched["recipe"])
-            recipe = sized(self.run, recipe, self.folder / "sizing", self._tell)
-            self.first = vocabulary_recipe(self.run).then(*recipe.steps)
+            fitting = sized(self.run, recipe, self.folder / "sizing", self._tell)
+            self.first = vocabulary_recipe(self.run).then(*fitting.recipe.steps)
+            self.timing_seconds = fitting.timing_seconds
             self._save()
         if self.plan is None:
-            self.plan = plan(self.run, self.first, recovery_seconds(self.run, self._reserve(), first=True))
+            self.plan = plan(self.run, self.first, self._seconds())
             self._save()
             if self.plan.goals:
                 self._announce(self.plan)
@@ -121,6 +136,7 @@ class _Climb:
             "plan": None if self.plan is None else self.plan.to_json(),
             "steps": [step.model_dump(mode="json") for step in self.steps],
             "rungs": [rung.to_json() for rung in self.rungs],
+            "timing_seconds": self.timing_seconds,
         }
         write_json(self.file, document)
         self.run.stopwatch.save()
@@ -229,7 +245,7 @@ class _Climb:
         student = student_of(run, recipe, self._known())
         if run.spec.recovery == "off" or run.shape(recipe) == run.anatomy.full_shape():
             return student.model, student.recipe
-        return self._distilled(student, recovery_seconds(run, self._reserve(), first=not self.rungs))
+        return self._distilled(student, self._seconds())
 
     def _distilled(self, student: Student, seconds: float) -> tuple[PreTrainedModel, Recipe]:
         run = self.run
@@ -246,9 +262,16 @@ class _Climb:
         rungs = [(rung.recipe, self.folder / f"rung-{rung.number}" / "model") for rung in self.rungs]
         return [Trained(recipe, folder) for recipe, folder in steps + rungs]
 
-    def _reserve(self) -> float:
-        """Seconds that training leaves: for measuring what was trained, and for what follows recovery."""
-        return RESERVE_SECONDS + (self.rungs[-1].measuring_seconds if self.rungs else MEASURING_SECONDS)
+    def _seconds(self) -> float:
+        """What the training of the next rung may take.
+
+        It leaves time for measuring what was trained, and for what follows recovery.
+        """
+        if self.rungs:
+            return recovery_seconds(self.run, RESERVE_SECONDS + self.rungs[-1].measuring_seconds)
+        # What sizing took for a timing, this machine will take for another one.
+        measuring = max(MEASURING_SECONDS, self.timing_seconds / TIMING_SHARE)
+        return first_recovery_seconds(self.run, RESERVE_SECONDS + measuring, measuring)
 
     def _tell(self, message: str, step: int, total: int | None) -> None:
         self.run.progress("recover", step, total, message)

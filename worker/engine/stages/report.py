@@ -22,11 +22,13 @@ from worker.engine.report.page import report_page
 from worker.engine.report.times import milliseconds
 from worker.engine.report.uncertainty import Uncertainty
 from worker.engine.run import Run
+from worker.engine.stages.attention import probed_attention
 from worker.engine.stages.baseline import dense_files
 from worker.engine.stages.timing import reference_times
 from worker.engine.workspace import read_json, write_json
 
 JSON_FILE, PAGE_FILE = "report.json", "report.html"
+ATTENTION_FILE = "attention.json"
 LEAST_SECONDS = (
     2.0  # for latencies, when the budget is used up: as the certificate, they are measured all the same
 )
@@ -48,6 +50,7 @@ def write_report(run: Run, uncertainty: Uncertainty) -> None:
             uncertainty=uncertainty,
             candidates=list(recorded_candidates(run.workspace).values()),
             significance=_there(read_json(run.workspace.folder("analyse") / "significance.json")),
+            attention=probed_attention(run, shape, folder / ATTENTION_FILE),
             holdout=_there(read_json(folder / HOLDOUT_FILE)),
             architecture=architecture(anatomy, shape, (weights.precision(before), weights.precision(after))),
             bytes=weights.part_bytes(

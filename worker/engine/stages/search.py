@@ -25,8 +25,8 @@ DOUBT = 0.2  # predicted costs past a bound by more than this part are taken as 
 def search(run: Run) -> dict[str, Any]:
     """Drive the strategy from where a killed run left it; answers the recipe that it ends with.
 
-    `proved_infeasible`: with everything removed that the job allows, bounds are still far off. `utmost`: the
-    speedup and size reduction that are predicted with everything removed.
+    `proved_infeasible`: with everything removed that the job allows, bounds are still far off, as far as
+    costs are predicted. `utmost`: the speedup and size reduction that are predicted then.
     """
     file = run.workspace.folder("search") / "state.json"
     state = (read_json(file) or {"state": None})["state"]
@@ -52,9 +52,9 @@ def search(run: Run) -> dict[str, Any]:
     recipe = Recipe.model_validate(state["recipe"])
     if run.asked.strategy == "auto":
         choose_recovery(run, recipe)
-    costs = problem.costs(run.shape(recipe))
+    # Not what the search has come to: it may have ended early.
     least = problem.costs(smallest(problem, run.anatomy.full_shape().applied(problem.start)))
-    reachable = Goal.of(run.spec.constraints, dense_reference(run), margin=-DOUBT).met(costs)
+    reachable = Goal.of(run.spec.constraints, dense_reference(run), margin=-DOUBT).met(least)
     return {
         "recipe": state["recipe"],
         "candidates": first + state["number"],

@@ -8,7 +8,7 @@ slow, and more is removed; too fast, and what was removed last is kept after all
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.spec import Recipe
@@ -29,7 +29,15 @@ SHARE_OF_TIME = 0.1  # of what is left of the budget: with that gone, what was c
 TIMING_SHARE = 0.6  # of the time that a comparison usually takes
 
 
-def sized(run: Run, recipe: Recipe, folder: Path, tell: Callable[[str, int, int | None], None]) -> Recipe:
+@dataclass(frozen=True)
+class Sized:
+    """`timing_seconds`: the longest that exporting and timing a file took; 0 where none was timed."""
+
+    recipe: Recipe
+    timing_seconds: float = 0.0
+
+
+def sized(run: Run, recipe: Recipe, folder: Path, tell: Callable[[str, int, int | None], None]) -> Sized:
     """The recipe, with more or fewer removals, whose file takes the milliseconds that the bounds leave.
 
     The same recipe where no bound on speed was given, where the published algorithm chose what to remove
@@ -38,22 +46,47 @@ def sized(run: Run, recipe: Recipe, folder: Path, tell: Callable[[str, int, int 
     goal = Goal.of(run.spec.constraints, dense_reference(run), margin=MARGIN)
     aim = goal.ms
     if aim is None or run.spec.focus == "accuracy":
-        return recipe
-    costs, until = cost_model(run), run.stopwatch.used + SHARE_OF_TIME * run.stopwatch.left
-    time_file = _timer(run, folder)
+        return Sized(recipe)
+    timing = _Sizing(run, goal, aim, folder, tell)
+    return Sized(brought_to(aim, recipe, timing.timed, timing.corrected), timing.longest)
 
-    def timed(tried: Recipe, turn: int) -> float | None:
-        if turn and run.stopwatch.used > until:
+
+class _Sizing:
+    """Times files and corrects recipes, as long as sizing has time.
+
+    A structure that was narrowed is timed even without time left. What seemed too slow may have been
+    disturbed, or the table wrong, and more may have gone than was asked; that would cost accuracy, which
+    training gives back slowly if at all, where another timing costs seconds.
+    """
+
+    def __init__(
+        self, run: Run, goal: Goal, aim: float, folder: Path, tell: Callable[[str, int, int | None], None]
+    ) -> None:
+        self._run, self._goal, self._aim, self._tell = run, goal, aim, tell
+        self._costs, self._time_file = cost_model(run), _timer(run, folder)
+        self._until = run.stopwatch.used + SHARE_OF_TIME * run.stopwatch.left
+        self._unverified = True
+        self.longest = 0.0
+
+    def timed(self, tried: Recipe, turn: int) -> float | None:
+        """Milliseconds of a file; None without time for it."""
+        began = self._run.stopwatch.used
+        if turn and not self._unverified and began > self._until:
             return None
-        tell("timing the structure before it is trained", turn, TURNS)
-        return time_file(tried)
+        self._unverified = False
+        self._tell("timing the structure before it is trained", turn, TURNS)
+        ms = self._time_file(tried)
+        self.longest = max(self.longest, self._run.stopwatch.used - began)
+        return ms
 
-    def corrected(tried: Recipe, ms: float) -> Recipe:
+    def corrected(self, tried: Recipe, ms: float) -> Recipe:
+        """More or less of what was timed."""
         # The table is wrong by this factor here: ask it for as much less, or grant as much more.
-        bounds = replace(goal, ms=aim * costs(run.shape(tried)).ms / ms)
-        return _narrowed(run, tried, bounds, tell) if ms > aim else widened(run, tried, bounds)
-
-    return brought_to(aim, recipe, timed, corrected)
+        bounds = replace(self._goal, ms=self._aim * self._costs(self._run.shape(tried)).ms / ms)
+        if ms <= self._aim:
+            return widened(self._run, tried, bounds)
+        self._unverified = True
+        return _narrowed(self._run, tried, bounds, self._tell)
 
 
 def brought_to(

@@ -30,6 +30,7 @@ def cost_driven(
     """Yield every shape on the way as a candidate; the state's `recipe` is the winning arm's.
 
     Without a state the search begins at the recipe `start` (None: the dense model), with candidate `number`.
+    It ends before candidate `problem.max_candidates`, with the best that it has come to by then.
     """
     search = _Search(problem, state or _initial(start or Recipe(), number))
     yield from search.deepen()
@@ -54,11 +55,11 @@ class _Search:
 
         A layer that shares its weights with others saves no bytes.
         """
-        if not self.state["depths"]:
+        if not self.state["depths"] and self._may_go_on():
             start = Recipe.model_validate(self.state["recipe"])
             self.state["depths"] = [_json(start)]
             yield self._step(start, self.problem.judge(self.full.applied(start)), "where the search begins")
-        while True:
+        while self._may_go_on():
             recipe = Recipe.model_validate(self.state["depths"][-1])
             shape = self.full.applied(recipe)
             layers = [layer for layer in layer_elements(shape) if self._may_go(layer, shape)]
@@ -77,6 +78,10 @@ class _Search:
             reason = f"of the layers left, {least.id} raises the loss least, by {changes[least.id]:.4f}"
             yield self._step(recipe, self.problem.judge(self.full.applied(recipe)), reason)
 
+    def _may_go_on(self) -> bool:
+        """Whether the job allows another candidate."""
+        return bool(self.state["number"] < self.problem.max_candidates)
+
     def _may_go(self, layer: Element, shape: Shape) -> bool:
         without = layer.removed_from(shape)
         left = any(each.present for each in without.layers)
@@ -87,16 +92,20 @@ class _Search:
         return self.problem.goal.progress(costs(shape), costs(layer.removed_from(shape))) <= 0
 
     def narrow_arms(self) -> Iterator[SearchStep]:
-        """Narrow each depth that can meet the bounds until it does."""
+        """Narrow each depth that can meet the bounds until it does, or as far as candidates are left."""
         done = {arm["dropped"] for arm in self.state["arms"]}
         for dropped in self._arm_depths():
             if dropped in done:
                 continue
+            if not self._may_go_on():
+                return
             origin = Recipe.model_validate(self.state["depths"][dropped])
             begun = Recipe.model_validate(self.state["narrowing"] or self.state["depths"][dropped])
             for recipe, judgement in narrow(self.problem, begun, origin=origin):
                 self.state["narrowing"] = _json(recipe)
                 yield self._step(recipe, judgement, "least significance for what it saves")
+                if not self._may_go_on():
+                    break
             narrowed = self.state["narrowing"] or _json(origin)
             self.state["arms"].append({"dropped": dropped, "recipe": narrowed, "trial": None})
             self.state["narrowing"] = None
@@ -105,15 +114,15 @@ class _Search:
         """Give every arm its trial, some together; the best metric wins, then the lower loss."""
         arms = self.state["arms"]
         what = "judged untrained" if self.problem.trials is None else "trained for a moment"
-        while untried := [arm for arm in arms if arm["trial"] is None]:
+        while self._may_go_on() and (untried := [arm for arm in arms if arm["trial"] is None]):
             self.problem.tell("trying arms", len(arms) - len(untried) + 1, len(arms))
             batch = untried if self.problem.trials_together else untried[:1]
+            batch = batch[: self.problem.max_candidates - self.state["number"]]
             recipes = [Recipe.model_validate(arm["recipe"]) for arm in batch]
             for arm, recipe, score in zip(batch, recipes, self._tried(recipes), strict=True):
                 arm["trial"] = {"metric": score.metric, "loss": score.loss}
                 self.state["recipe"] = self._best_arm()["recipe"]
                 yield self._step(recipe, score, f"arm with {arm['dropped']} layers fewer, {what}")
-        self.state["recipe"] = self._best_arm()["recipe"]
 
     def _arm_depths(self) -> list[int]:
         """Numbers of dropped layers worth an arm: the deepest cut first, then ever shallower ones
@@ -138,6 +147,22 @@ class _Search:
         best: dict[str, Any] = max(tried, key=lambda arm: (arm["trial"]["metric"], -arm["trial"]["loss"]))
         return best
 
+    def _nearest_to_bounds(self) -> dict[str, Any]:
+        """The recipe to end with before any trial: of what is narrowed and of the depths the first that holds
+        the bounds, else the one that misses them least, by the sum of what it misses of each."""
+        narrowed = [arm["recipe"] for arm in self.state["arms"]]
+        reached: list[dict[str, Any]] = [
+            *narrowed,
+            *filter(None, [self.state["narrowing"]]),
+            *reversed(self.state["depths"]),
+        ]
+
+        def missed(recipe: dict[str, Any]) -> float:
+            costs = self.problem.costs(self.full.applied(Recipe.model_validate(recipe)))
+            return sum(part / costs.of(each) for each, part in self.problem.goal.missing(costs).items())
+
+        return min(reached, key=missed)
+
     def _step(self, recipe: Recipe, score: Score, reason: str) -> SearchStep:
         shape = self.full.applied(recipe)
         goal, costs = self.problem.goal, self.problem.costs(shape)
@@ -150,6 +175,8 @@ class _Search:
             reason=f"{reason}; {goal.told(costs)}",
         )
         self.state["number"] += 1
+        if not self._may_go_on() and not any(arm["trial"] for arm in self.state["arms"]):
+            self.state["recipe"] = self._nearest_to_bounds()
         return SearchStep(candidate, copy.deepcopy(self.state))
 
     def _weighing(self, layers: int) -> Any:

@@ -13,7 +13,7 @@ Document = Mapping[str, Any]
 VERDICTS = {
     "met": ("constraints met", "bold green"),
     "best_effort": ("constraints not met: this is the best that was found", "bold yellow"),
-    "infeasible": ("constraints cannot be met", "bold red"),
+    "infeasible": ("constraints are predicted to be out of reach, whatever is removed", "bold red"),
 }
 
 
