@@ -11,6 +11,7 @@ from typing import Any
 from worker.engine.measure.machine import describe
 
 SERVICE = Path(__file__).parent / "results" / "service.json"
+DRY = Path(__file__).parent.parent / "out" / "bench-dry"
 DISTRIBUTIONS = ("axforge-server", "fastapi", "starlette", "uvicorn", "pydantic", "sqlalchemy", "psycopg")
 
 
@@ -24,6 +25,12 @@ def record(key: str, value: Any, path: Path = SERVICE) -> None:
         document = {**(json.loads(text) if text else {}), key: value}
         file.truncate(0)
         file.write(json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+def dry(results: Path) -> Path:
+    """Where a dry run, which only shows that a command runs to its end, writes what would go to `results`."""
+    DRY.mkdir(parents=True, exist_ok=True)
+    return DRY / results.name
 
 
 def machine() -> dict[str, Any]:
