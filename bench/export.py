@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -77,8 +78,10 @@ def steps() -> Mapping[str, Callable[[Any, Any, Path], None]]:
 
 def measured(step: Callable[[Any, Any, Path], None]) -> dict[str, float]:
     """Slice MiniLM and do the step; seconds, and the most memory in dense models."""
-    # Whatever is imported late would count as the step's.
+    # Whatever is imported late would count as the step's. This module has every node told of.
     import onnxruntime.quantization.matmul_nbits_quantizer  # noqa: F401
+
+    logging.root.setLevel(logging.WARNING)
 
     from models.spec import PruneHeads, PruneWeightGroups, Recipe
     from worker.engine.anatomy import anatomy_of

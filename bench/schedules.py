@@ -79,7 +79,7 @@ def structure(spec: JobSpec, workdir: Path) -> Recipe:
     searched = run.workspace.result("search")
     assert searched is not None
     folder = run.workspace.folder("recover")
-    recipe = sized(run, Recipe.model_validate(searched["recipe"]), folder, lambda *told: None)
+    recipe = sized(run, Recipe.model_validate(searched["recipe"]), folder, lambda name, number, total: None)
     shutil.rmtree(folder)
     return vocabulary_recipe(run).then(*recipe.steps)
 
