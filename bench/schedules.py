@@ -90,7 +90,7 @@ def recovered(spec: JobSpec, workdir: Path, first: Recipe, seconds: float) -> di
     write_json(workdir / "clock.json", {"seconds": spec.budget.max_minutes * 60 - seconds})
     run = Run(spec, workdir, SilentReporter())
     climb = run.workspace.folder("recover") / "climb.json"
-    begun = {"first": first.model_dump(mode="json"), "plan": None, "steps": [], "rungs": []}
+    begun: dict[str, Any] = {"first": first.model_dump(mode="json"), "plan": None, "steps": [], "rungs": []}
     write_json(climb, begun)
     recover(run)
     ended = read_json(climb)

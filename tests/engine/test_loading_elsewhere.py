@@ -335,7 +335,14 @@ def test_a_language_models_onnx_file_writes_on_with_onnxruntime_and_tokenizers(
     np.testing.assert_allclose(answer["logits"], logits, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("family", "recipe"), [("llama", NATIVE), ("gpt2", MIXED), ("llama", MIXED)])
+@pytest.mark.parametrize(
+    ("family", "recipe"),
+    [
+        pytest.param("llama", NATIVE, marks=pytest.mark.slow),
+        pytest.param("gpt2", MIXED, marks=pytest.mark.slow),
+        ("llama", MIXED),
+    ],
+)
 def test_a_language_models_folder_generates_with_transformers(
     family: str, recipe: Recipe, torch_python: Path, words: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:

@@ -100,7 +100,8 @@ def load_around(path: Path, name: str) -> tuple[onnx.ModelProto, StoredTable | N
 def _empty(name: str, width: int) -> bytes:
     """The field of a graph that holds an fp32 table without rows."""
     tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=(0, width))
-    return _head(INITIALIZER, tensor.ByteSize()) + tensor.SerializeToString()
+    content: bytes = tensor.SerializeToString()
+    return _head(INITIALIZER, len(content)) + content
 
 
 def _table(file: BinaryIO, path: Path, name: str, begin: int, end: int) -> StoredTable | None:
@@ -178,7 +179,7 @@ def _put(message: Any, name: str, value: Any) -> None:
 def _tensor_head(name: str, weight: NDArray[Any]) -> bytes:
     """A graph's field with a weight, up to where the values begin."""
     kind = onnx.helper.np_dtype_to_tensor_dtype(weight.dtype)
-    about = onnx.TensorProto(name=name, data_type=kind, dims=weight.shape).SerializeToString()
+    about: bytes = onnx.TensorProto(name=name, data_type=kind, dims=weight.shape).SerializeToString()
     about += _head(RAW, weight.nbytes)
     return _head(INITIALIZER, len(about) + weight.nbytes) + about
 
