@@ -9,11 +9,12 @@ themselves, piece by piece: the file is the same to the last bit.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worker.engine.export.onnx_file import StoredTable, save_graph
+if TYPE_CHECKING:  # who only reads recipes needs no ONNX
+    from worker.engine.export.onnx_file import StoredTable
 
 ROWS = 2048
 INT4_AXIS = 1
@@ -39,6 +40,8 @@ def put_back(path: Path, name: str, table: StoredTable, block_size: int | None) 
     `block_size`: of the int4 form; None where the table is int8.
     """
     import onnx
+
+    from worker.engine.export.onnx_file import save_graph
 
     graph = onnx.load(path)
     if block_size is None:
