@@ -96,6 +96,8 @@ sdk-types: setup ## Generate the client's types from docs/openapi.json
 bench-main: setup ## Measure the main job on three data sets; results in bench/results/main.json
 	@$(BIN)/python -m bench.main
 
+# Needs AXFORGE_BENCH_DATA, a folder with trec and sst2 (ptb for the language model); twenty minutes on two
+# quiet cores. `.venv/bin/python -m bench.NAME --dry` shows in a few minutes that one of these runs to its end.
 bench-toolbox: setup ## Measure every approximation on MiniLM and two tasks; results in bench/results/toolbox.json
 	@$(BIN)/python -m bench.toolbox
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.record import machine, record
+from bench.record import dry, machine, record
 from worker.engine.export import axforge_sparse_attention as sparse
 from worker.engine.measure.machine import usable_processors
 
@@ -32,15 +32,19 @@ HEADS = {"minilm": (12, 32), "bert-base": (12, 64)}
 TOP_K = 30
 ROUNDS = 5
 SEED = 0
+SECONDS, DRY_SECONDS = 390.0, 20.0
 Call = Callable[[], Tensor]
 
 
 def main() -> None:
     """Time every form at every length that the time allows, and record where each begins to win."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=420.0, help="for each device")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for each device")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--dry", action="store_true", help=f"{DRY_SECONDS:.0f} seconds, into out/bench-dry")
     given = parser.parse_args()
+    if given.dry:
+        given.seconds, given.output = DRY_SECONDS, dry(RESULTS)
     threads = usable_processors()
     torch.set_num_threads(threads)
     record("machine", machine() | {"threads": threads}, given.output)

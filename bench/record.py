@@ -12,6 +12,7 @@ from typing import Any
 from worker.engine.measure.machine import describe
 
 SERVICE = Path(__file__).parent / "results" / "service.json"
+DRY = Path(__file__).parent.parent / "out" / "bench-dry"
 DISTRIBUTIONS = ("axforge-server", "fastapi", "starlette", "uvicorn", "pydantic", "sqlalchemy", "psycopg")
 
 
@@ -62,6 +63,12 @@ class Rows:
     def _read(self, name: str) -> list[Any]:
         held: dict[str, list[Any]] = json.loads(self.path.read_text()) if self.path.exists() else {}
         return held.get(name, [])
+
+
+def dry(results: Path) -> Path:
+    """Where a dry run, which only shows that a command runs to its end, writes what would go to `results`."""
+    DRY.mkdir(parents=True, exist_ok=True)
+    return DRY / results.name
 
 
 def machine() -> dict[str, Any]:

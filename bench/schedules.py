@@ -79,7 +79,9 @@ def structure(spec: JobSpec, workdir: Path) -> Recipe:
     searched = run.workspace.result("search")
     assert searched is not None
     folder = run.workspace.folder("recover")
-    recipe = sized(run, Recipe.model_validate(searched["recipe"]), folder, lambda *told: None).recipe
+    recipe = sized(
+        run, Recipe.model_validate(searched["recipe"]), folder, lambda name, number, total: None
+    ).recipe
     shutil.rmtree(folder)
     return vocabulary_recipe(run).then(*recipe.steps)
 
@@ -90,7 +92,7 @@ def recovered(spec: JobSpec, workdir: Path, first: Recipe, seconds: float) -> di
     write_json(workdir / "clock.json", {"seconds": spec.budget.max_minutes * 60 - seconds})
     run = Run(spec, workdir, SilentReporter())
     climb = run.workspace.folder("recover") / "climb.json"
-    begun = {"first": first.model_dump(mode="json"), "plan": None, "steps": [], "rungs": []}
+    begun: dict[str, Any] = {"first": first.model_dump(mode="json"), "plan": None, "steps": [], "rungs": []}
     write_json(climb, begun)
     recover(run)
     ended = read_json(climb)

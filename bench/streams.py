@@ -98,7 +98,7 @@ async def _poll(port: int, job: str, ready: asyncio.Semaphore) -> bool:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     conditions: dict[str, str] = {}
     while True:
-        writer.write(request("GET", f"/v1/jobs/{job}", **conditions))
+        writer.write(request("GET", f"/v1/jobs/{job}", body=b"", **conditions))
         found = await answer(reader)
         if found.status == 200 and b'"done":true' in found.body:
             writer.close()

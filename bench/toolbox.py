@@ -1,12 +1,14 @@
 """`make bench-toolbox`: what every approximation does to the real MiniLM on two tasks, alone and on int8.
 
     AXFORGE_BENCH_DATA=FOLDER python -m bench.toolbox [--tasks trec sst2] [--only NAME ...] [--cache FOLDER]
+    AXFORGE_BENCH_DATA=FOLDER python -m bench.toolbox --dry     # a few rows: does it run to its end?
 
 The model is fine-tuned once for a task and kept in the cache folder. Every approximation of the engine is
 applied at a standard strength (`bench/strengths.py`; one that has none there ends the bench), exported in
 fp32 and as int8, scored on the selection split and timed in turns with the dense model and its int8 form.
 What is usually followed by training is then distilled for a moment and scored again.
-Written to bench/results/toolbox.json. Single runs with one seed: small differences mean nothing.
+Written to bench/results/toolbox.json (of a dry run: out/bench-dry). Single runs with one seed: small
+differences mean nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from bench.main import ROOT, base_model, data_folder
-from bench.record import machine, record
+from bench.record import dry, machine, record
 from bench.strengths import STRENGTHS, Applied, Bench
 from models.spec import JobSpec, Quantize, Recipe
 from worker.engine.anatomy.slicing import sliced
@@ -40,10 +43,24 @@ DATA: dict[str, dict[str, Any]] = {
     "sst2": {"columns": {"text": "sentence", "label": "label"}, "max_train_rows": 6000},
 }
 STAGES: tuple[Stage, ...] = ("prepare", "baseline")
-MINUTES = 15.0  # of the job whose baseline is used: fine-tuning takes up to 0.3 of them
-RECOVERY_SECONDS = 8.0
-TIMING_SECONDS = 4.0
 SEED = 0
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long is spent on what, so that both tasks take less than twenty minutes on two cores.
+
+    `minutes`: of the job whose baseline is used, of which fine-tuning takes up to 0.22; `rows`: training rows
+    at most, None for as many as the task has here.
+    """
+
+    minutes: float = 10.0
+    recovery_seconds: float = 5.0
+    timing_seconds: float = 2.5
+    rows: int | None = None
+
+
+DRY = Effort(minutes=2.0, recovery_seconds=1.0, timing_seconds=0.5, rows=400)
 
 
 def main() -> None:
@@ -53,16 +70,19 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=tuple(APPROXIMATIONS), default=list(APPROXIMATIONS))
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--dry", action="store_true")
     arguments = parser.parse_args()
     ensure_all_have_strengths()
-    record("machine", machine() | {"threads": usable_processors()}, arguments.results)
+    effort, results = (DRY, dry(RESULTS)) if arguments.dry else (Effort(), arguments.results)
+    record("machine", machine() | {"threads": usable_processors()}, results)
+    record("effort", asdict(effort) | {"seed": SEED}, results)
     for task in arguments.tasks:
         began = time.monotonic()
-        run = fine_tuned(task, arguments.cache)
+        run = fine_tuned(task, arguments.cache, effort)
         ready = time.monotonic()
-        measured = toolbox(run, task, arguments.only)
+        measured = toolbox(run, task, arguments.only, effort)
         measured["seconds"] = {"baseline": round(ready - began, 1), "all": round(time.monotonic() - began, 1)}
-        record(task, measured, arguments.results)
+        record(task, measured, results)
 
 
 def ensure_all_have_strengths() -> None:
@@ -71,15 +91,16 @@ def ensure_all_have_strengths() -> None:
         raise SystemExit(f"give these approximations a standard strength in bench/strengths.py: {without}")
 
 
-def fine_tuned(task: str, cache: Path) -> Run:
+def fine_tuned(task: str, cache: Path, effort: Effort) -> Run:
     """A run that has a dense model for the task, from the cache where it was made before."""
+    rows = {} if effort.rows is None else {"max_train_rows": effort.rows}
     spec = JobSpec.model_validate(
         {
             "base_model": {"path": str(base_model())},
-            "dataset": {"path": str(data_folder(task)), **DATA[task]},
+            "dataset": {"path": str(data_folder(task)), **DATA[task], **rows},
             # Without bounds the baseline tries no smaller vocabulary by itself.
             "approximations": ["prune_vocabulary", "quantize"],
-            "budget": {"max_minutes": MINUTES},
+            "budget": {"max_minutes": effort.minutes},
             "seed": SEED,
         }
     )
@@ -90,7 +111,7 @@ def fine_tuned(task: str, cache: Path) -> Run:
     return run
 
 
-def toolbox(run: Run, task: str, names: list[str]) -> dict[str, Any]:
+def toolbox(run: Run, task: str, names: list[str], effort: Effort) -> dict[str, Any]:
     """Dense, int8, and each of the approximations in its variants."""
     bench = Bench(run)
     with tempfile.TemporaryDirectory(prefix="axforge-bench-") as name:
@@ -101,7 +122,7 @@ def toolbox(run: Run, task: str, names: list[str]) -> dict[str, Any]:
         for approximation in names:
             for variant, applied in STRENGTHS[approximation](bench).items():
                 label = f"{approximation} ({variant})"
-                found[label] = effect(bench, applied, {"dense": dense, "int8": int8}, folder / label)
+                found[label] = effect(bench, applied, {"dense": dense, "int8": int8}, folder / label, effort)
                 print(f"{task:6} {label:60} {found[label]}", flush=True)
         return {
             "metric": run.spec.metric,
@@ -112,7 +133,9 @@ def toolbox(run: Run, task: str, names: list[str]) -> dict[str, Any]:
         }
 
 
-def effect(bench: Bench, applied: Applied, before: dict[str, Delivered], folder: Path) -> dict[str, Any]:
+def effect(
+    bench: Bench, applied: Applied, before: dict[str, Delivered], folder: Path, effort: Effort
+) -> dict[str, Any]:
     """One variant: its files scored and timed beside those of `before`, then trained for a moment."""
     run, dense = bench.run, before["dense"]
     began = time.monotonic()
@@ -124,7 +147,7 @@ def effect(bench: Bench, applied: Applied, before: dict[str, Delivered], folder:
         run.dense.timed_inputs(),
         own_inputs=dict.fromkeys(files, applied.origin.timed_inputs()) if applied.origin else None,
         threads=run.threads,
-        seconds=TIMING_SECONDS,
+        seconds=effort.timing_seconds,
     )
     told: dict[str, Any] = {
         name: _told(each, dense) | {"speedup": round(comparison.speedup("dense", name), 3)}
@@ -133,7 +156,7 @@ def effect(bench: Bench, applied: Applied, before: dict[str, Delivered], folder:
     told["speedup_of_int8_in_the_same_run"] = round(comparison.speedup("dense", "int8"), 3)
     told["seconds_to_apply_export_and_score"] = round(seconds, 2)
     if applied.trained:
-        told["after_recovery"] = _recovered(bench, model, applied, folder)
+        told["after_recovery"] = _recovered(bench, model, applied, folder, effort.recovery_seconds)
     return told
 
 
@@ -146,12 +169,14 @@ def _delivered(bench: Bench, model: PreTrainedModel, applied: Applied, folder: P
     return {name: deliver(bench.run, model, form, folder / name, origin) for name, form in forms.items()}
 
 
-def _recovered(bench: Bench, model: PreTrainedModel, applied: Applied, folder: Path) -> dict[str, Any]:
+def _recovered(
+    bench: Bench, model: PreTrainedModel, applied: Applied, folder: Path, limit: float
+) -> dict[str, Any]:
     """Metrics after a short distillation from the dense model."""
     run = bench.run
     began = time.monotonic()
     rate = learning_rate(run, model, bench.anatomy.model)
-    _, fitted = recovered(run, model, trial_options(run, rate, RECOVERY_SECONDS), stage="recover")
+    _, fitted = recovered(run, model, trial_options(run, rate, limit), stage="recover")
     seconds = time.monotonic() - began
     files = _delivered(bench, model, applied, folder / "recovered")
     metrics = {name: round(each.metric, 4) for name, each in files.items()}

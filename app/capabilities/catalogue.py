@@ -49,7 +49,7 @@ APPROXIMATIONS: dict[ApproximationName, Approximation] = {
     "low_rank_ffn": Approximation(LowRankFfn, "layer", ("speed", "size")),
     "hard_attention": Approximation(HardAttention, "head", ("accuracy",)),
     "sign_matching_attention": Approximation(SignMatchingAttention, "head", ("accuracy",)),
-    "quantize": Approximation(Quantize, "model", ("speed", "size"), ("onnxruntime",)),
+    "quantize": Approximation(Quantize, "model", ("speed", "size")),
 }
 
 STRATEGIES: dict[StrategyName, str] = {

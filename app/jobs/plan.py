@@ -97,7 +97,8 @@ def _upload_problem(
 
 
 def _is_effective(name: ApproximationName, spec: JobSpec) -> bool:
-    return spec.target.runtime in APPROXIMATIONS[name].runtimes
+    worth = name != "quantize" or spec.wants_int8
+    return worth and spec.target.runtime in APPROXIMATIONS[name].runtimes
 
 
 def _warnings(spec: JobSpec) -> list[str]:

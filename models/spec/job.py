@@ -321,6 +321,21 @@ class JobSpec(Document):
             )
         return self
 
+    @property
+    def bounds_speed(self) -> bool:
+        """Whether anything is asked of the model's time."""
+        return any(self.constraints.speed.model_dump(exclude={"percentile"}).values())
+
+    @property
+    def wants_int8(self) -> bool:
+        """Whether weights in int8 are worth something on the target, if `quantize` is allowed.
+
+        In torch they save bytes and no time: they are for those there who ask for size alone.
+        """
+        if self.target.runtime == "onnxruntime":
+            return True
+        return self.target.device == "cpu" and self.focus == "size" and not self.bounds_speed
+
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of what decides the result.
 

@@ -88,6 +88,10 @@ def test_dry_run_plans_and_stores_nothing(client: TestClient, spec: dict[str, An
     assert "prune_heads" in plan["approximations"]
     assert any("`quantize`" in warning for warning in plan["warnings"])
     assert client.get("/v1/jobs").json()["data"] == []
+    size = {**spec, "target": target, "focus": "size", "constraints": {"size": {"min_reduction": 2.0}}}
+    plan = client.post("/v1/jobs?dry_run=true", json=size).json()
+    assert "quantize" in plan["approximations"]
+    assert plan["warnings"] == []
 
 
 def test_dry_run_checks_what_create_checks(client: TestClient, spec: dict[str, Any]) -> None:

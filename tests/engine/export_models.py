@@ -105,6 +105,10 @@ def padded_batch(model: PreTrainedModel, seed: int = 0) -> dict[str, torch.Tenso
     return batch
 
 
+class NoClearBatchError(AssertionError):
+    """A sign lies within rounding of 0 whatever the batch: a key of padding is decided by weights alone."""
+
+
 def clear_batch(
     model: PreTrainedModel, seed: int = 0, form: Callable[[Inputs], Inputs] = dict
 ) -> dict[str, torch.Tensor]:
@@ -112,13 +116,13 @@ def clear_batch(
 
     A sign is not continuous: where a query or key lies within rounding of 0, two forms of a model may rightly
     choose other tokens. So the batch is one of which all that `model` takes signs of is further from 0
-    than rounding goes; equal matches need no such care, for counts are exact.
+    than rounding goes; equal matches need no such care, for counts are exact. Raises NoClearBatchError.
     """
     for other in range(seed, seed + 1000, 100):
         batch = form(padded_batch(model, other))
         if _smallest_signed(model, batch) > CLEAR:
             return batch
-    raise AssertionError("no batch is clear")
+    raise NoClearBatchError("no batch is clear")
 
 
 def _smallest_signed(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:

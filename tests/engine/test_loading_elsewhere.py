@@ -4,7 +4,7 @@ The ONNX folder runs with onnxruntime and tokenizers installed by pip and nothin
 safetensors folders run with torch and transformers of this environment (installing them anew would
 download a gigabyte): a .pth file names a folder of links to its packages, from which the packages of
 axforge and everything that only axforge needs are left out. For programs of torch.export transformers is left
-out as well.
+out as well. Language models write a text on in both, with their caches of keys and values.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from models.spec import PruneHeads, PruneLayers, PruneWeightGroups, Quantize, Recipe
-from tests.engine.export_models import LAYERS, tiny_classifier
-from tests.tiny_models import wordpiece_tokenizer
+from tests.engine.decoder_models import tiny_decoder
+from tests.engine.export_models import LAYERS, VOCABULARY, tiny_classifier
+from tests.tiny_models import byte_pair_tokenizer, wordpiece_tokenizer
 from worker.engine.anatomy import anatomy_of
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.export.onnx import save_onnx_folder
@@ -40,6 +41,8 @@ NATIVE = Recipe(
     )
 )
 MIXED = NATIVE.then(PruneHeads(layer=0, heads=(1, 2)))
+PROMPT = "please tell me how"
+NEW_TOKENS = 6
 OURS = ("app", "worker", "models", "axforge")
 
 ABSENT = f"""
@@ -74,6 +77,65 @@ for text in texts:
     inputs = {name: np.array([values[name]], dtype=np.int64) for name in about["inputs"]}
     answers.append(session.run(["logits"], inputs)[0][0].tolist())
 print(json.dumps({"logits": answers, "labels": about["labels"]}))
+"""
+)
+
+GENERATE_ONNX = (
+    ABSENT
+    + """
+assert not importlib.util.find_spec("torch")
+assert not importlib.util.find_spec("transformers")
+import json, sys
+from pathlib import Path
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+folder, text, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+tokens = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
+session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+names = [output.name for output in session.get_outputs()]
+kept = [given for given in session.get_inputs() if given.name.startswith("past_key_values.")]
+cache = {past.name: np.zeros((1, past.shape[1], 0, past.shape[3]), dtype=np.float32) for past in kept}
+assert cache
+read, logits = 0, []
+for _ in range(count):
+    inputs = {
+        "input_ids": np.array([tokens[read:]], dtype=np.int64),
+        "attention_mask": np.ones((1, len(tokens)), dtype=np.int64),
+    }
+    answers = dict(zip(names, session.run(names, {**inputs, **cache})))
+    cache = {name: answers[name.replace("past_key_values", "present")] for name in cache}
+    read = len(tokens)
+    logits.append(answers["logits"][0, -1].tolist())
+    tokens.append(int(np.argmax(logits[-1])))
+print(json.dumps({"tokens": tokens, "logits": logits}))
+"""
+)
+
+GENERATE_TORCH = (
+    ABSENT
+    + """
+import json, sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder, text, count, options = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
+model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+encoded = AutoTokenizer.from_pretrained(folder, **options)(text, return_tensors="pt")
+steps = []
+model.register_forward_pre_hook(
+    lambda module, args, kwargs: steps.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+)
+made = model.generate(
+    **encoded, max_new_tokens=count, do_sample=False, output_logits=True, return_dict_in_generate=True
+)
+print(json.dumps({
+    "tokens": made.sequences[0].tolist(),
+    "logits": [step[0].tolist() for step in made.logits],
+    "steps": steps,
+    "class": type(model).__name__,
+}))
 """
 )
 
@@ -243,3 +305,62 @@ def test_other_shapes_bring_their_code(
     answer = run_in(torch_python, RUN_TORCH, *arguments, cwd=tmp_path)
     assert answer["class"] == "AxforgeForSequenceClassification"
     np.testing.assert_allclose(answer["logits"], expected(model, tokenizer), rtol=0, atol=1e-4)
+
+
+def written_on(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], np.ndarray]:
+    """The likeliest tokens after `PROMPT`, each worked out from all before it, and their logits."""
+    tokens, logits = tokenizer(PROMPT)["input_ids"], []
+    for _ in range(NEW_TOKENS):
+        with torch.no_grad():
+            logits.append(model(input_ids=torch.tensor([tokens])).logits[0, -1].numpy())
+        tokens = [*tokens, int(logits[-1].argmax())]
+    return tokens, np.array(logits)
+
+
+@pytest.fixture(scope="module")
+def words() -> PreTrainedTokenizerBase:
+    return byte_pair_tokenizer(TEXTS, VOCABULARY)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_language_models_onnx_file_writes_on_with_onnxruntime_and_tokenizers(
+    family: str, onnx_python: Path, words: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = sliced_decoder(family, MIXED)
+    save_onnx_folder(model, words, tmp_path / "onnx", max_length=32)
+    arguments = (str(tmp_path / "onnx"), PROMPT, str(NEW_TOKENS))
+    answer = run_in(onnx_python, GENERATE_ONNX, *arguments, cwd=tmp_path)
+    tokens, logits = written_on(model, words)
+    assert answer["tokens"] == tokens
+    np.testing.assert_allclose(answer["logits"], logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "recipe"),
+    [
+        pytest.param("llama", NATIVE, marks=pytest.mark.slow),
+        pytest.param("gpt2", MIXED, marks=pytest.mark.slow),
+        ("llama", MIXED),
+    ],
+)
+def test_a_language_models_folder_generates_with_transformers(
+    family: str, recipe: Recipe, torch_python: Path, words: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model, own = sliced_decoder(family, recipe), recipe is MIXED
+    assert save_folder(model, words, tmp_path / "model") == ("remote_code" if own else "native")
+    options = json.dumps({"trust_remote_code": True} if own else {})
+    arguments = (str(tmp_path / "model"), PROMPT, str(NEW_TOKENS), options)
+    answer = run_in(torch_python, GENERATE_TORCH, *arguments, cwd=tmp_path)
+    tokens, logits = written_on(model, words)
+    assert answer["class"] == ("AxforgeForCausalLM" if own else "LlamaForCausalLM")
+    assert answer["tokens"] == tokens
+    np.testing.assert_allclose(answer["logits"], logits, rtol=0, atol=1e-4)
+    # All but the first step read one token: what came before is in the cache.
+    assert answer["steps"] == [len(tokens) - NEW_TOKENS, *[1] * (NEW_TOKENS - 1)]
+
+
+def sliced_decoder(family: str, recipe: Recipe) -> PreTrainedModel:
+    """Of a model that never ends a text: its end would have to be the likeliest token."""
+    dense = tiny_decoder(family, eos_token_id=None)
+    dense.generation_config.eos_token_id = None
+    return sliced(dense, anatomy_of(dense).shape(recipe))

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from models.spec import Calibration, Recipe
+from models.spec import Calibration, Loadable, Recipe
 from worker.engine.export.onnx import GRAPH_FILE, save_onnx_folder
-from worker.engine.export.safetensors import save_folder
+from worker.engine.export.safetensors import save_folder, save_int8_folder
 from worker.engine.measure.files import loaded_bytes
 from worker.engine.measure.probing import ModelFile, probe
 from worker.engine.origin import Origin, bench_inputs
@@ -60,9 +60,19 @@ def write_target_file(
 ) -> None:
     """Write what the target's runtime loads into `folder`; `origin` as in `deliver`."""
     if run.spec.target.runtime == "torch":
-        save_folder(model, (origin or run.origin).tokenizer, folder)
+        write_torch(run, model, recipe, folder, origin)
     else:
         write_onnx(run, model, recipe, folder, origin)
+
+
+def write_torch(
+    run: Run, model: PreTrainedModel, recipe: Recipe, folder: Path, origin: Origin | None = None
+) -> Loadable:
+    """Write the safetensors folder, in int8 where `recipe` says so and torch is the target's runtime."""
+    tokenizer = (origin or run.origin).tokenizer
+    if recipe.quantization() is None or run.spec.target.runtime != "torch":
+        return save_folder(model, tokenizer, folder)
+    return save_int8_folder(model, tokenizer, folder)
 
 
 def write_onnx(

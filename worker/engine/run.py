@@ -12,6 +12,7 @@ from worker.engine.anatomy import Anatomy, Shape
 from worker.engine.crew import Alone, Crew
 from worker.engine.decision import Decision
 from worker.engine.device import Device
+from worker.engine.export.safetensors import torchao_installed
 from worker.engine.measure.inputs import BenchInputs
 from worker.engine.measure.machine import describe
 from worker.engine.origin import Origin
@@ -145,8 +146,10 @@ class Run:
 
     @property
     def quantizes(self) -> bool:
-        """Whether the delivered file is int8: allowed, and the target's runtime can run it."""
-        return "quantize" in self.spec.approximations and self.spec.target.runtime == "onnxruntime"
+        """Whether the delivered file is int8: allowed, worth something on the target, and possible here."""
+        if "quantize" not in self.spec.approximations or not self.spec.wants_int8:
+            return False
+        return self.spec.target.runtime == "onnxruntime" or torchao_installed()
 
     @property
     def may_thin_ffn(self) -> bool:
@@ -157,7 +160,7 @@ class Run:
     @property
     def bounds_speed(self) -> bool:
         """Whether anything is asked of the model's time."""
-        return any(self.spec.constraints.speed.model_dump(exclude={"percentile"}).values())
+        return self.spec.bounds_speed
 
     def length(self) -> int:
         """See `Origin.length`."""

@@ -105,6 +105,16 @@ def test_says_what_was_measured() -> None:
     assert "figures of the onnx export" not in body
 
 
+def test_says_what_int8_weights_need_in_torch() -> None:
+    in_torch = certificate("native").model_copy(
+        update={"runtime": "torch", "versions": {"torchao": "0.18.0"}}
+    )
+    assert "`pip install torchao==0.18.0` first" in card_text(in_torch, FACTS, "safetensors")
+    plain = in_torch.model_copy(update={"recipe": Recipe(steps=(PruneLayers(layers=(0,)),))})
+    for told, export in ((plain, "safetensors"), (in_torch, "onnx"), (certificate("native"), "safetensors")):
+        assert "torchao" not in card_text(told, FACTS, export)
+
+
 def test_says_whose_figures_they_are() -> None:
     assert "figures of the onnx export, not of the files" in card_text(
         certificate("native"), FACTS, "safetensors"

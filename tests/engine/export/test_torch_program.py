@@ -69,6 +69,7 @@ def test_the_folder_needs_no_transformers(tmp_path: Path) -> None:
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     save_program_folder(model, tokenizer, tmp_path, max_length=16)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.json", PROGRAM_FILE, "tokenizer.json"]
+    assert all(weight.requires_grad for weight in model.parameters())  # it is left as it was
 
 
 def test_a_task_without_programs_is_refused_with_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:

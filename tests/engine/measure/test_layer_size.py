@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-import onnx
 import pytest
 from transformers import PreTrainedModel
 
@@ -109,7 +108,7 @@ def _measured_layer_size(folder: Path, anatomy: Anatomy, quantized: bool) -> Lay
 
 def _exported(folder: Path, model: PreTrainedModel, quantized: bool) -> int:
     source, target = folder / "model.fp32.onnx", folder / "model.int8.onnx"
-    onnx.save(model_graph(cast(AxforgeEncoder, as_axforge(model)), ["input_ids", "attention_mask"]), source)
+    model_graph(cast(AxforgeEncoder, as_axforge(model)), ["input_ids", "attention_mask"]).save(source)
     if not quantized:
         return source.stat().st_size
     quantize_onnx(source, target, Quantize())

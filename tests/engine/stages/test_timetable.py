@@ -8,7 +8,7 @@ import pytest
 
 from models.spec import JobSpec
 from worker.engine.run import Run
-from worker.engine.stages.baseline import cut_short
+from worker.engine.stages.baseline import cut_short, learnt_nothing
 from worker.engine.stages.timetable import DONE_BY, LEAST_SECONDS, RECOVERY_SHARE, seconds_for
 from worker.engine.training import FitResult
 
@@ -43,3 +43,17 @@ def test_training_that_the_budget_ended_is_told() -> None:
     assert cut_short(run, whole) is None
     assert "after 20 steps" in (cut_short(run, replace(whole, steps=20, stopped_by="time")) or "")
     assert told == ["baseline.cut_short"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "told"),
+    [
+        ("f1", 0.0, True),
+        ("f1", 0.01, False),
+        ("matthews_correlation", -0.02, True),
+        ("perplexity", -90.0, False),
+    ],
+)
+def test_a_dense_model_that_learnt_nothing_is_told(metric: str, score: float, told: bool) -> None:
+    run = cast(Run, SimpleNamespace(spec=SimpleNamespace(metric=metric)))
+    assert (learnt_nothing(run, score) is not None) == told

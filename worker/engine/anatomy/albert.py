@@ -20,9 +20,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from worker.engine.anatomy.bert import no_head_dropout
+from worker.engine.anatomy.bert import bert_heads
 from worker.engine.anatomy.families import Family, LayerNames
-from worker.engine.anatomy.heads import Head
 
 GROUPS = "albert_layer_groups"
 
@@ -152,11 +151,12 @@ ALBERT = Family(
     embeddings="albert.embeddings",
     head_dense="albert.pooler",
     head_out="classifier",
-    other_heads={
-        "token": Head(AlbertForTokenClassification, "classifier"),
-        "span": Head(AlbertForQuestionAnswering, "qa_outputs", variant=no_head_dropout),
-        "choice": Head(AlbertForMultipleChoice, "classifier", "albert.pooler"),
-    },
+    other_heads=bert_heads(
+        AlbertForTokenClassification,
+        AlbertForQuestionAnswering,
+        AlbertForMultipleChoice,
+        "albert.pooler",
+    ),
     extras={"projection": "albert.encoder.embedding_hidden_mapping_in"},
     variant=_variant,
     native_fields=_native_fields,

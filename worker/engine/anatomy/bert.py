@@ -1,5 +1,6 @@
 """BERT: token types, pooler with tanh."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import (
@@ -8,10 +9,11 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     PreTrainedConfig,
+    PreTrainedModel,
 )
 
 from worker.engine.anatomy.families import Family, LayerNames
-from worker.engine.anatomy.heads import Head
+from worker.engine.anatomy.heads import Head, HeadKind, nothing
 
 BERT_LAYER = LayerNames(
     attention="attention.self",
@@ -49,6 +51,24 @@ def no_head_dropout(config: PreTrainedConfig) -> dict[str, Any]:
     return {"head_dropout": 0.0}
 
 
+def bert_heads(
+    token: type[PreTrainedModel],
+    span: type[PreTrainedModel],
+    choice: type[PreTrainedModel],
+    pooler: str,
+    choice_variant: Callable[[PreTrainedConfig], Mapping[str, Any]] = nothing,
+) -> dict[HeadKind, Head]:
+    """`Family.other_heads` of most families: these classes, by BERT's names.
+
+    Choices are weighed by what the linear module `pooler` makes of them.
+    """
+    return {
+        "token": Head(token, "classifier"),
+        "span": Head(span, "qa_outputs", variant=no_head_dropout),
+        "choice": Head(choice, "classifier", pooler, choice_variant),
+    }
+
+
 BERT = Family(
     model_types=("bert",),
     model_class=BertForSequenceClassification,
@@ -58,9 +78,7 @@ BERT = Family(
     head_dense="bert.pooler.dense",
     head_out="classifier",
     variant=bert_variant,
-    other_heads={
-        "token": Head(BertForTokenClassification, "classifier"),
-        "span": Head(BertForQuestionAnswering, "qa_outputs", variant=no_head_dropout),
-        "choice": Head(BertForMultipleChoice, "classifier", "bert.pooler.dense"),
-    },
+    other_heads=bert_heads(
+        BertForTokenClassification, BertForQuestionAnswering, BertForMultipleChoice, "bert.pooler.dense"
+    ),
 )

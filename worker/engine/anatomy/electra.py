@@ -11,9 +11,8 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from worker.engine.anatomy.bert import BERT_LAYER, bert_variant, no_head_dropout
+from worker.engine.anatomy.bert import BERT_LAYER, bert_heads, bert_variant
 from worker.engine.anatomy.families import Family
-from worker.engine.anatomy.heads import Head
 
 
 def _variant(config: PreTrainedConfig) -> dict[str, Any]:
@@ -51,10 +50,12 @@ ELECTRA = Family(
     head_out="classifier.out_proj",
     extras={"projection": "electra.embeddings_project"},
     variant=_variant,
-    other_heads={
-        "token": Head(ElectraForTokenClassification, "classifier"),
-        "span": Head(ElectraForQuestionAnswering, "qa_outputs", variant=no_head_dropout),
-        "choice": Head(ElectraForMultipleChoice, "classifier", "sequence_summary.summary", _choice),
-    },
+    other_heads=bert_heads(
+        ElectraForTokenClassification,
+        ElectraForQuestionAnswering,
+        ElectraForMultipleChoice,
+        "sequence_summary.summary",
+        _choice,
+    ),
     refusal=_refusal,
 )

@@ -38,7 +38,7 @@ LM_HEAD_NAME = "LMHeadModel"
 """How the names of causal language models of older families end, such as GPT-2's."""
 
 
-def _nothing(config: PreTrainedConfig) -> Mapping[str, Any]:
+def nothing(config: PreTrainedConfig) -> Mapping[str, Any]:
     return {}
 
 
@@ -53,7 +53,7 @@ class Head:
     model_class: type[PreTrainedModel]
     out: str
     dense: str | None = None
-    variant: Callable[[PreTrainedConfig], Mapping[str, Any]] = _nothing
+    variant: Callable[[PreTrainedConfig], Mapping[str, Any]] = nothing
 
     @property
     def modules(self) -> dict[str, str]:

@@ -12,9 +12,8 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from worker.engine.anatomy.bert import BERT_LAYER, no_head_dropout
+from worker.engine.anatomy.bert import BERT_LAYER, bert_heads
 from worker.engine.anatomy.families import Family
-from worker.engine.anatomy.heads import Head
 
 PADDING, BUCKETS = 1, 32  # fixed in transformers' code, whatever the config says
 
@@ -66,10 +65,12 @@ MPNET = Family(
     head_out="classifier.out_proj",
     extras={"relative.table": "mpnet.encoder.relative_attention_bias"},
     variant=_variant,
-    other_heads={
-        "token": Head(MPNetForTokenClassification, "classifier"),
-        "span": Head(MPNetForQuestionAnswering, "qa_outputs", variant=no_head_dropout),
-        "choice": Head(MPNetForMultipleChoice, "classifier", "mpnet.pooler.dense", _choice),
-    },
+    other_heads=bert_heads(
+        MPNetForTokenClassification,
+        MPNetForQuestionAnswering,
+        MPNetForMultipleChoice,
+        "mpnet.pooler.dense",
+        _choice,
+    ),
     refusal=_refusal,
 )

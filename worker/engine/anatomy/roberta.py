@@ -22,9 +22,8 @@ from transformers import (
     XLMRobertaForTokenClassification,
 )
 
-from worker.engine.anatomy.bert import BERT_LAYER, bert_variant, no_head_dropout
+from worker.engine.anatomy.bert import BERT_LAYER, bert_heads, bert_variant
 from worker.engine.anatomy.families import Family
-from worker.engine.anatomy.heads import Head
 
 
 def _variant(config: PreTrainedConfig) -> dict[str, Any]:
@@ -45,29 +44,35 @@ ROBERTA = Family(
     head_dense="classifier.dense",
     head_out="classifier.out_proj",
     variant=_variant,
-    other_heads={
-        "token": Head(RobertaForTokenClassification, "classifier"),
-        "span": Head(RobertaForQuestionAnswering, "qa_outputs", variant=no_head_dropout),
-        "choice": Head(RobertaForMultipleChoice, "classifier", "roberta.pooler.dense", _choice),
-    },
+    other_heads=bert_heads(
+        RobertaForTokenClassification,
+        RobertaForQuestionAnswering,
+        RobertaForMultipleChoice,
+        "roberta.pooler.dense",
+        _choice,
+    ),
 )
 XLM_ROBERTA = replace(
     ROBERTA,
     model_types=("xlm-roberta",),
     model_class=XLMRobertaForSequenceClassification,
-    other_heads={
-        "token": Head(XLMRobertaForTokenClassification, "classifier"),
-        "span": Head(XLMRobertaForQuestionAnswering, "qa_outputs", variant=no_head_dropout),
-        "choice": Head(XLMRobertaForMultipleChoice, "classifier", "roberta.pooler.dense", _choice),
-    },
+    other_heads=bert_heads(
+        XLMRobertaForTokenClassification,
+        XLMRobertaForQuestionAnswering,
+        XLMRobertaForMultipleChoice,
+        "roberta.pooler.dense",
+        _choice,
+    ),
 )
 CAMEMBERT = replace(
     ROBERTA,
     model_types=("camembert",),
     model_class=CamembertForSequenceClassification,
-    other_heads={
-        "token": Head(CamembertForTokenClassification, "classifier"),
-        "span": Head(CamembertForQuestionAnswering, "qa_outputs", variant=no_head_dropout),
-        "choice": Head(CamembertForMultipleChoice, "classifier", "roberta.pooler.dense", _choice),
-    },
+    other_heads=bert_heads(
+        CamembertForTokenClassification,
+        CamembertForQuestionAnswering,
+        CamembertForMultipleChoice,
+        "roberta.pooler.dense",
+        _choice,
+    ),
 )

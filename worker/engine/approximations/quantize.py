@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from models.spec import Precision, Quantize
 from worker.engine.approximations.base import Approximation
 from worker.engine.approximations.tied_table import with_int8_table
+from worker.engine.approximations.word_table import leave_extremes, put_back
 
 BLOCK_SIZES = (64, 32, 16)
 """Values of an embedding row that share an int4 scale: the largest that divides the row is taken."""
@@ -27,7 +28,6 @@ class Quantization(Approximation[Quantize]):
     step = Quantize
     changes_size = True
     changes_speed = True
-    runtimes = ("onnxruntime",)
 
     def write(
         self,
@@ -53,9 +53,13 @@ class Quantization(Approximation[Quantize]):
 
         from worker.engine.export.graph import WORDS
         from worker.engine.export.matrices import split_attention, store_in_half
-        from worker.engine.export.onnx_file import save_graph
+        from worker.engine.export.onnx_file import load_around, save_graph
 
-        graph = onnx.load(source)
+        graph, words = load_around(source, WORDS)
+        if words is not None and (_head_reads(graph, WORDS) or step.embeddings not in ("int8", "int4")):
+            graph, words = onnx.load(source), None
+        if words is not None:
+            leave_extremes(graph, WORDS, words)
         forms = _forms(graph, step, layers)
         plain = {name for name, form in forms.items() if form != "int8"}
         split_attention(graph, {*plain, *(forms if step.calibration else ())})
@@ -75,8 +79,14 @@ class Quantization(Approximation[Quantize]):
         # The quantizers copy a graph that they are given, and load a file that they are named.
         save_graph(graph, target)
         del graph
+        static = by_form.get("int8", []) if step.calibration else []
         if by_form.get("int8") or step.embeddings in ("int8", "int4"):
-            _write_int8(target, step, by_form.get("int8", []), calibration, done=tied)
+            _write_dynamic(target, step, set(by_form.get("int8", [])) - set(static), done=tied)
+        if words is not None:
+            size = block_size(words.shape[1]) if step.embeddings == "int4" else None
+            put_back(target, WORDS, words, size)
+        if static:
+            _write_static(target, step, static, calibration)
         if by_form.get("fp16") or step.embeddings == "fp16":
             graph = onnx.load(target)
             store_in_half(graph, _in_half(graph, step, by_form.get("fp16", [])))
@@ -105,13 +115,18 @@ def _with_int4_words(graph: Any) -> Any:
     from worker.engine.export.graph import WORDS
     from worker.engine.export.matrices import word_gathers
 
-    if any(node.op_type == "Transpose" and WORDS in node.input for node in graph.graph.node):
+    if _head_reads(graph, WORDS):
         raise ValueError("word embeddings that are the head's weights too are not quantized to int4")
     table = next(tensor for tensor in graph.graph.initializer if tensor.name == WORDS)
     size = block_size(table.dims[1])
     if size is None:
         raise ValueError(f"rows of {table.dims[1]} values cannot be cut into blocks of {BLOCK_SIZES[-1]}")
     return _in_blocks(graph, "Gather", word_gathers(graph), size, axis=1)
+
+
+def _head_reads(graph: Any, words: str) -> bool:
+    """Whether the table of embeddings is a language model's head too."""
+    return any(node.op_type == "Transpose" and words in node.input for node in graph.graph.node)
 
 
 def _with_int4_products(graph: Any, names: Collection[str]) -> Any:
@@ -156,49 +171,57 @@ def _drop_repeats(graph: Any) -> None:
         graph.graph.initializer.extend(kept)
 
 
-def _write_int8(
-    path: Path,
-    step: Quantize,
-    products: Collection[str],
-    calibration: Iterable[Feed],
-    *,
-    done: Sequence[str],
-) -> None:
+def _write_dynamic(path: Path, step: Quantize, products: Collection[str], *, done: Sequence[str]) -> None:
     """Quantize those products of the file at `path`, and its tables of embeddings, to int8.
 
     The nodes `done` stay as they are.
     """
     import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization import quantize_dynamic
 
-    graph = onnx.load(path)
-    options: dict[str, Any] = {
+    excluded = [*_others(onnx.load(path), products, gathers=step.embeddings in ("int8", "int4")), *done]
+    quantize_dynamic(path, path, nodes_to_exclude=excluded, extra_options=_float_type(), **_int8(step))
+
+
+def _write_static(path: Path, step: Quantize, products: Collection[str], calibration: Iterable[Feed]) -> None:
+    """Quantize those products of the file at `path` to int8, their inputs by the range that they have."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_static
+
+    taken = {
+        given.name: [dim.dim_value for dim in given.type.tensor_type.shape.dim]
+        for given in onnx.load(path).graph.input
+    }
+    quantize_static(
+        path,
+        path,
+        _Feeds(calibration, taken),
+        op_types_to_quantize=["MatMul"],
+        nodes_to_quantize=sorted(products),
+        activation_type=QuantType.QUInt8,
+        # What follows a product reads floats: to quantize it as well would only cost.
+        extra_options={**_float_type(), "OpTypesToExcludeOutputQuantization": ["MatMul"]},
+        **_int8(step),
+    )
+
+
+def _int8(step: Quantize) -> dict[str, Any]:
+    """What both quantizers are told of int8 weights."""
+    from onnxruntime.quantization import QuantType
+
+    return {
         "per_channel": step.per_channel,
         "weight_type": QuantType.QInt8,
         # Processors without VNNI instructions add pairs of 8-bit products in 16 bits, where the
         # eighth bit overflows: with 7 the file answers the same on every machine.
         "reduce_range": True,
     }
-    float_type = {"DefaultTensorType": onnx.TensorProto.FLOAT}
-    static = set(products) if step.calibration else set()
-    excluded = [*_others(graph, set(products) - static, gathers=step.embeddings in ("int8", "int4")), *done]
-    taken = {
-        given.name: [dim.dim_value for dim in given.type.tensor_type.shape.dim] for given in graph.graph.input
-    }
-    del graph
-    quantize_dynamic(path, path, nodes_to_exclude=excluded, extra_options=float_type, **options)
-    if static:
-        quantize_static(
-            path,
-            path,
-            _Feeds(calibration, taken),
-            op_types_to_quantize=["MatMul"],
-            nodes_to_quantize=sorted(static),
-            activation_type=QuantType.QUInt8,
-            # What follows a product reads floats: to quantize it as well would only cost.
-            extra_options={**float_type, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
-            **options,
-        )
+
+
+def _float_type() -> dict[str, Any]:
+    from onnx import TensorProto
+
+    return {"DefaultTensorType": TensorProto.FLOAT}
 
 
 def _others(graph: Any, wanted: Collection[str], *, gathers: bool) -> list[str]:

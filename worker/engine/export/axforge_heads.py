@@ -15,15 +15,10 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from .modeling_axforge import AxforgeConfig, AxforgeEncoder, AxforgeHead, pooled
+from .modeling_axforge import AxforgeConfig, AxforgeEncoder, pooled
 
 
 class AxforgeForTokenClassification(AxforgeEncoder):
-    def __init__(self, config: AxforgeConfig) -> None:
-        super().__init__(config)
-        self.head = AxforgeHead(config, config.num_labels)
-        self.post_init()
-
     def forward(
         self,
         input_ids: Tensor,
@@ -46,11 +41,6 @@ class AxforgeForTokenClassification(AxforgeEncoder):
 
 class AxforgeForQuestionAnswering(AxforgeEncoder):
     """Every token's score as the first and as the last of the answer."""
-
-    def __init__(self, config: AxforgeConfig) -> None:
-        super().__init__(config)
-        self.head = AxforgeHead(config, config.num_labels)
-        self.post_init()
 
     def forward(
         self,
@@ -80,10 +70,9 @@ class AxforgeForQuestionAnswering(AxforgeEncoder):
 class AxforgeForMultipleChoice(AxforgeEncoder):
     """Inputs are (batch, choices, length); every choice is scored by itself."""
 
-    def __init__(self, config: AxforgeConfig) -> None:
-        super().__init__(config)
-        self.head = AxforgeHead(config, 1)
-        self.post_init()
+    @staticmethod
+    def outputs(config: AxforgeConfig) -> int:
+        return 1
 
     def forward(
         self,

@@ -73,6 +73,7 @@ def card_text(certificate: Certificate, facts: CardFacts, export: ExportName) ->
         "## What was done",
         _steps(certificate),
         "## How to load it",
+        *_needed(certificate, export),
         f"```python\n{snippet(facts.task, form)}```",
         *_labels(facts),
         *_licence(facts),
@@ -117,6 +118,17 @@ def _steps(certificate: Certificate) -> str:
     counts = {name: names.count(name) for name in names}
     lines = (f"* `{name}`" + (f", {count} steps" if count > 1 else "") for name, count in counts.items())
     return "\n".join(lines) + f"\n\nSeed {certificate.seed}; job spec sha256 `{certificate.spec_digest}`."
+
+
+def _needed(certificate: Certificate, export: ExportName) -> list[str]:
+    """What has to be installed beside the library that loads such folders."""
+    in_torch = export == "safetensors" and certificate.runtime == "torch"
+    if not in_torch or certificate.recipe.quantization() is None:
+        return []
+    version = certificate.versions.get("torchao")
+    return [
+        f"The weights are int8 by torchao: `pip install torchao{f'=={version}' if version else ''}` first."
+    ]
 
 
 def _labels(facts: CardFacts) -> list[str]:

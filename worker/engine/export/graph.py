@@ -27,6 +27,7 @@ from worker.engine.export.modeling_axforge import (
     AxforgePreNormLayer,
     LowRankLinear,
 )
+from worker.engine.export.onnx_file import UnsavedGraph
 
 OPSET = 21
 IR_VERSION = 10
@@ -44,7 +45,7 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 """config.hidden_act: its ONNX operator and attributes."""
 
 
-def model_graph(model: AxforgeEncoder, inputs: Sequence[str]) -> onnx.ModelProto:
+def model_graph(model: AxforgeEncoder, inputs: Sequence[str]) -> UnsavedGraph:
     """The graph of one of the engine's own models; see `graph_heads` for its inputs and outputs.
 
     `inputs` holds input_ids and attention_mask, and token_type_ids if the tokenizer gives them.
@@ -68,7 +69,7 @@ def model_graph(model: AxforgeEncoder, inputs: Sequence[str]) -> onnx.ModelProto
 
 def layers_graph(
     layers: Sequence[AxforgeLayer], config: AxforgeConfig, relative: nn.Module | None, *, first_only: bool
-) -> onnx.ModelProto:
+) -> UnsavedGraph:
     """Graph from float32 "hidden" (batch, length, width) and int64 "attention_mask" to "output".
 
     `relative` is the layers' common position module, if they have one.
@@ -101,14 +102,12 @@ class EncoderGraph:
 
     def model(
         self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
-    ) -> onnx.ModelProto:
-        """The graph as grown so far, which hands over its weights."""
+    ) -> UnsavedGraph:
+        """The graph as grown so far."""
         graph = helper.make_graph(self._nodes, "axforge", inputs, outputs)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="axforge")
-        for name in list(self._weights):  # in place and one by one: messages are copied when they are joined
-            _fill(model.graph.initializer.add(), name, self._weights.pop(name))
-        return model
+        return UnsavedGraph(model, self._weights)
 
     def node(
         self, operator: str, inputs: Sequence[str], *, domain: str = "", output: str = "", **attributes: Any
@@ -342,12 +341,6 @@ class EncoderGraph:
             return self.node("Unsqueeze", [lowest, self.integers(1, 2)])
 
         return self.once("additive_mask", made)
-
-
-def _fill(tensor: onnx.TensorProto, name: str, array: NDArray[Any]) -> None:
-    tensor.name, tensor.data_type = name, helper.np_dtype_to_tensor_dtype(array.dtype)
-    tensor.dims.extend(array.shape)
-    tensor.raw_data = array.tobytes()
 
 
 def _value(name: str, kind: int, shape: list[str | int]) -> onnx.ValueInfoProto:

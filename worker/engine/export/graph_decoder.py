@@ -29,12 +29,13 @@ from worker.engine.export.axforge_decoder import (
 )
 from worker.engine.export.graph import CONTRIB, WORDS, EncoderGraph
 from worker.engine.export.modeling_axforge import AxforgeConfig, AxforgeLayer
+from worker.engine.export.onnx_file import UnsavedGraph
 
 LOWEST = float(np.finfo(np.float32).min)
 TO_THE_END = np.iinfo(np.int64).max
 
 
-def decoder_graph(model: AxforgeForCausalLM) -> onnx.ModelProto:
+def decoder_graph(model: AxforgeForCausalLM) -> UnsavedGraph:
     """The graph of one of the engine's own language models."""
     graph = DecoderGraph(model.config, "input_ids", cached=True)
     hidden = graph.words(model.embeddings)
@@ -48,7 +49,7 @@ def decoder_graph(model: AxforgeForCausalLM) -> onnx.ModelProto:
     return graph.model([*_tokens("input_ids"), *graph.past], [logits, *graph.present])
 
 
-def decoder_layers_graph(layers: Sequence[AxforgeLayer], config: AxforgeConfig) -> onnx.ModelProto:
+def decoder_layers_graph(layers: Sequence[AxforgeLayer], config: AxforgeConfig) -> UnsavedGraph:
     """Graph from float32 "hidden" (batch, length, width) and int64 "attention_mask" to "output", no cache."""
     graph = DecoderGraph(config, "hidden", cached=False)
     number_caches(layers)

@@ -305,7 +305,7 @@ class AxforgePreTrainedModel(PreTrainedModel):
 
 
 class AxforgeEncoder(AxforgePreTrainedModel):
-    """Embeddings and layers; subclasses, here and in axforge_heads.py, put a head on them."""
+    """Embeddings, layers and head; subclasses, here and in axforge_heads.py, say what the head reads."""
 
     def __init__(self, config: AxforgeConfig) -> None:
         super().__init__(config)
@@ -319,7 +319,15 @@ class AxforgeEncoder(AxforgePreTrainedModel):
         self.layers = nn.ModuleList(layer_class(config)(config, *layer) for layer in kept)
         pre_norm = config.norm_placement == "pre"
         self.final_norm = layer_norm(config, config.hidden_size) if pre_norm else None
+        self.head = AxforgeHead(config, self.outputs(config))
         self._tied_weights_keys = self._shared_weights()
+        self.post_init()
+
+    @staticmethod
+    def outputs(config: AxforgeConfig) -> int:
+        """How many numbers the head answers by."""
+        outputs: int = config.num_labels
+        return outputs
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings.word_embeddings
@@ -356,11 +364,6 @@ class AxforgeEncoder(AxforgePreTrainedModel):
 
 
 class AxforgeForSequenceClassification(AxforgeEncoder):
-    def __init__(self, config: AxforgeConfig) -> None:
-        super().__init__(config)
-        self.head = AxforgeHead(config, config.num_labels)
-        self.post_init()
-
     def forward(
         self,
         input_ids: Tensor,

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import onnx
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,7 +19,7 @@ from worker.engine.export.graph import layers_graph, model_graph
 from worker.engine.export.graph_decoder import decoder_graph, decoder_layers_graph
 from worker.engine.export.layer_stack import layer_stack
 from worker.engine.export.modeling_axforge import AxforgeEncoder
-from worker.engine.export.onnx_file import save_graph
+from worker.engine.export.onnx_file import UnsavedGraph
 
 GRAPH_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -76,7 +75,7 @@ def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
     Inputs are int64, all their dimensions free, named as the tokenizer names them; outputs are float32. What
     dimensions there are depends on the head, see `graph_heads`; of a language model see `graph_decoder`.
     """
-    save_graph(_graph(model, input_names(model, tokenizer)), path)
+    _graph(model, input_names(model, tokenizer)).save(path)
 
 
 def quantize_onnx(
@@ -117,10 +116,10 @@ def layer_stack_onnx(
     else:
         graph = decoder_layers_graph(modules, config)
     if not quantized:
-        save_graph(graph, path)
+        graph.save(path)
         return
     source = path.with_suffix(".fp32.onnx")
-    save_graph(graph, source)
+    graph.save(source)
     quantize_onnx(source, path, Quantize())
     source.unlink()
 
@@ -140,8 +139,8 @@ def _layers(model: PreTrainedModel) -> list[int]:
     return [shares.index(shares[part.index]) if shares else part.index for part in anatomy.parts]
 
 
-def _graph(model: PreTrainedModel, inputs: Sequence[str]) -> onnx.ModelProto:
-    """In a function of its own: what was copied of the model is gone before the file is put together."""
+def _graph(model: PreTrainedModel, inputs: Sequence[str]) -> UnsavedGraph:
+    """In a function of its own: what else was copied of the model is gone before the file is written."""
     own = isinstance(model, AxforgeEncoder | AxforgeForCausalLM)
     uniform = model if own else as_axforge(model)
     if isinstance(uniform, AxforgeForCausalLM):

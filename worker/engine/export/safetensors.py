@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -48,13 +51,45 @@ def save_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     return "remote_code" if own else "native"
 
 
-def load_folder(folder: Path) -> PreTrainedModel:
-    """The model that `save_folder` wrote, in evaluation mode. The folder's own code is not run."""
+def torchao_installed() -> bool:
+    """Whether this process could write and read what `save_int8_folder` writes. Loads nothing."""
+    return importlib.util.find_spec("torchao") is not None
+
+
+def save_int8_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Loadable:
+    """As `save_folder`, with the linear modules' weights in int8 by torchao's quantizer, a scale a row.
+
+    Activations stay floats, and so do embeddings and a language model's head. Whoever loads the folder needs
+    torchao, too. Raises ImportError where it is not installed.
+    """
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".plain-", dir=folder.parent) as name:
+        plain = Path(name)
+        loadable = save_folder(model, tokenizer, plain)
+        quantized = load_folder(plain, quantization_config=TorchAoConfig(Int8WeightOnlyConfig(version=2)))
+        with _with_cache(quantized):
+            quantized.save_pretrained(folder)
+        for file in plain.iterdir():
+            if not (folder / file.name).exists():
+                shutil.copyfile(file, folder / file.name)
+    return loadable
+
+
+def load_folder(folder: Path, **options: Any) -> PreTrainedModel:
+    """The model that `save_folder` wrote, in evaluation mode. The folder's own code is not run.
+
+    `options` are further ones of `from_pretrained`.
+    """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     name = config["architectures"][0]
     own = config["model_type"] == "axforge"
     loader = getattr(_own_modules()[name], name) if own else AUTO_CLASSES[_kind([name])]
-    model: PreTrainedModel = loader.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    model: PreTrainedModel = loader.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, **options
+    )
     if _kind([name]) == "causal":
         model.config.use_cache = False  # see `_with_cache`
     return model.eval()

@@ -7,6 +7,7 @@ the model, the same for every architecture, so that whatever can be sliced can b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,7 +44,8 @@ def exported_program(model: PreTrainedModel, inputs: Sequence[str]) -> torch.exp
     the length up to the model's positions. It answers float32 logits, of a span those of the first and
     those of the last token.
     """
-    uniform = cast(AxforgeEncoder, as_axforge(model)).cpu().eval().requires_grad_(False)
+    own = _twin(model) if isinstance(model, AxforgeEncoder) else cast(AxforgeEncoder, as_axforge(model))
+    uniform = own.cpu().eval().requires_grad_(False)
     sizes = _sizes(uniform)
     example = torch.ones(tuple(size for size, _ in sizes), dtype=torch.long)
     dimensions = {axis: dimension for axis, (_, dimension) in enumerate(sizes)}
@@ -54,6 +56,12 @@ def exported_program(model: PreTrainedModel, inputs: Sequence[str]) -> torch.exp
             {name: example.clone() for name in inputs},
             dynamic_shapes=dict.fromkeys(inputs, dimensions),
         )
+
+
+def _twin(model: AxforgeEncoder) -> AxforgeEncoder:
+    """The same model with the same memory, whose modules may be changed."""
+    shared = {id(weight): nn.Parameter(weight.detach()) for weight in model.parameters()}
+    return deepcopy(model, cast(dict[int, Any], shared))
 
 
 class _Answers(nn.Module):

@@ -18,6 +18,7 @@ DISTRIBUTIONS = {
     "onnxruntime": "onnxruntime",
     "onnx": "onnx",
     "numpy": "numpy",
+    "torchao": "torchao",
 }
 REPLACEMENTS = {"onnxruntime": "onnxruntime-gpu"}
 

@@ -172,7 +172,7 @@ def stack_file(
     if dense.runtime == "torch":
         from worker.engine.measure.torch_layers import write_stack
 
-        write_stack(path, described)
+        write_stack(path, described, quantized=quantized)
         return ModelFile(path, "torch-layers", dense.device)
     from worker.engine.export.onnx import layer_stack_onnx
 

@@ -17,9 +17,12 @@ from worker.engine.export.modeling_axforge import additive_mask
 from worker.engine.measure.inputs import BenchInputs
 
 
-def write_stack(path: Path, described: Mapping[str, Any]) -> None:
-    """Describe a stack of layers, by the arguments of `layer_stack`, in a file that `layer_calls` reads."""
-    path.write_text(json.dumps(described), encoding="utf-8")
+def write_stack(path: Path, described: Mapping[str, Any], *, quantized: bool = False) -> None:
+    """Describe a stack of layers, by the arguments of `layer_stack`, in a file that `layer_calls` reads.
+
+    `quantized`: with weights in int8, as `save_int8_folder` has them.
+    """
+    path.write_text(json.dumps({"stack": dict(described), "quantized": quantized}), encoding="utf-8")
 
 
 def layer_calls(
@@ -28,9 +31,15 @@ def layer_calls(
     """One call for every batch, on seeded noise of the batch's shape."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    stack: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    stack = document["stack"]
     modules, relative, config = layer_stack(**stack)
     layers = [layer.eval().to(device) for layer in modules]
+    if document["quantized"]:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        for layer in layers:
+            quantize_(layer, Int8WeightOnlyConfig(version=2))
     positions = None if relative is None else relative.eval().to(device)
 
     def call(hidden: torch.Tensor, mask: torch.Tensor) -> Callable[[], npt.NDArray[np.float32]]:

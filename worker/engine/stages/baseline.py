@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from models.spec import Candidate, CandidateMeasurements, Recipe, metric_value
+from models.spec import LOWER_IS_BETTER, Candidate, CandidateMeasurements, Recipe, metric_value
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.delivery import Delivered, deliver, target_file
 from worker.engine.errors import ModelError
@@ -76,6 +76,8 @@ def baseline(run: Run) -> dict[str, Any]:
         seconds=run.timing_seconds,
         on_round=run.reporter.check,
     )
+    if told := learnt_nothing(run, dense.metric):
+        run.reporter.event("baseline.learnt_nothing", told)
     whole = forms[best]
     note_times(run, comparison, dense="dense", whole=best)
     for number, (name, each) in enumerate(forms.items()):
@@ -203,6 +205,17 @@ def cut_short(run: Run, fitted: FitResult | None) -> str | None:
     )
     run.reporter.event("baseline.cut_short", told, steps=fitted.steps)
     return told
+
+
+def learnt_nothing(run: Run, score: float) -> str | None:
+    """What the user should know where the dense model's score is one that needs no model at all."""
+    if score > 0 or run.spec.metric in LOWER_IS_BETTER:
+        return None
+    return (
+        f"The dense model's {run.spec.metric} is {score:.4g} on the selection split: it has not learnt the "
+        "task, and how much of that is kept says nothing. Allow more minutes, or give `baseline` another "
+        "learning rate."
+    )
 
 
 def _fine_tune(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> FitResult:

@@ -17,7 +17,7 @@ from worker.engine.origin import Origin, token_rows
 from worker.engine.report.redaction import public_name
 from worker.engine.report.uncertainty import Uncertainty
 from worker.engine.run import Run
-from worker.engine.stages.baseline import dense_files
+from worker.engine.stages.baseline import dense_files, learnt_nothing
 from worker.engine.stages.nearest import nearest, out_of_reach
 from worker.engine.stages.report import write_report
 from worker.engine.tasks import Scorer
@@ -76,7 +76,7 @@ def _issued(run: Run) -> dict[str, Any]:
         proved_infeasible=searched["proved_infeasible"],
         nearest=nearest(run),
         notes=[
-            *([baseline["cut_short"]] if baseline["cut_short"] else []),
+            *filter(None, (baseline["cut_short"], learnt_nothing(run, baseline["delivered_metric"]))),
             *run.notes,
             *out_of_reach(run.spec.constraints, searched["utmost"], recovered["violations"]),
         ],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from models.spec import Loadable, Recipe
-from worker.engine.delivery import write_onnx
-from worker.engine.export.safetensors import load_folder, save_folder
+from worker.engine.delivery import write_onnx, write_torch
+from worker.engine.export.safetensors import load_folder
 from worker.engine.export.torch_program import save_program_folder
 from worker.engine.run import Run
 
@@ -23,7 +23,7 @@ def export(run: Run) -> dict[str, Any]:
     for number, name in enumerate(formats):
         run.progress("export", number, len(formats), name)
         if name == "safetensors":
-            loadable = save_folder(model, run.tokenizer, folder / name)
+            loadable = write_torch(run, model, recipe, folder / name)
         elif name == "torch_export":
             save_program_folder(model, run.tokenizer, folder / name, max_length=run.max_length)
         else:

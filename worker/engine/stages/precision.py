@@ -30,7 +30,14 @@ INT4_SHARES = (1.0, 1 / 2)  # of the matrices, the least significant first
 def plain_forms(run: Run) -> dict[str, Recipe]:
     """The precisions that all of the dense model is measured in, by name."""
     forms = {"dense": Recipe()}
-    if run.quantizes:
+    if "quantize" in run.spec.approximations and run.spec.wants_int8 and not run.quantizes:
+        run.reporter.event(
+            "precision.kept",
+            "Weights stay fp32: for int8 in torch, torchao has to be installed on the worker.",
+        )
+    if run.quantizes and run.spec.target.runtime == "torch":
+        forms["dense-int8"] = Recipe(steps=(Quantize(embeddings="fp32"),))
+    elif run.quantizes:
         forms["dense-int8"] = Recipe(steps=(Quantize(),))
         anatomy = run.dense.anatomy
         table = anatomy.model.get_input_embeddings()
@@ -57,11 +64,11 @@ def plain_precision(run: Run, delivered: Mapping[str, Delivered]) -> str:
 def mixed_precision(run: Run, plain: str, delivered: Mapping[str, Delivered]) -> dict[str, Delivered]:
     """Files with several precisions that were worth trying, by name; the last one is the one to deliver.
 
-    `plain` names the precision chosen so far. Empty where nothing is better.
+    `plain` names the precision chosen so far. Empty where nothing is better, and in torch, which has one.
     """
     chosen, dense = delivered[plain], delivered["dense"]
     step = chosen.recipe.quantization()
-    if step is None:
+    if step is None or run.spec.target.runtime == "torch":
         return {}
     allowed = _allowed(run, dense.metric)
     if allowed < inf and chosen.metric < dense.metric - SHARE_FOR_INT8 * allowed:

@@ -1,0 +1,96 @@
+"""Word embeddings quantized piece by piece: the file is what ONNX Runtime writes of the whole table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from models.spec import Quantize
+from tests.engine.decoder_models import tiny_decoder
+from tests.engine.export_models import tiny_classifier
+from tests.tiny_models import wordpiece_tokenizer
+from worker.engine.approximations import quantize, word_table
+from worker.engine.export.graph import WORDS
+from worker.engine.export.onnx import export_onnx, quantize_onnx
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return wordpiece_tokenizer(["a few words", "and some more of them"], 100)
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_table, "ROWS", 7)
+
+
+def weights(path: Path) -> dict[str, tuple[list[int], int, bytes]]:
+    tensors = onnx.load(path).graph.initializer
+    return {
+        one.name: (list(one.dims), one.data_type, numpy_helper.to_array(one).tobytes()) for one in tensors
+    }
+
+
+def test_int8_is_what_the_quantizer_makes_of_all_rows(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    source, target, whole = (tmp_path / f"{name}.onnx" for name in ("source", "target", "whole"))
+    export_onnx(tiny_classifier("bert"), tokenizer, source)
+    quantize_onnx(source, target, Quantize())
+    graph = onnx.load(source)
+    del graph.graph.value_info[:]
+    onnx.save(graph, whole)
+    quantize_dynamic(
+        whole,
+        whole,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=True,
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    )
+    assert len(weights(target)[f"{WORDS}_quantized"][2]) > 7 * 32
+    assert weights(target) == weights(whole)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_int4_is_what_the_quantizer_makes_of_all_rows(
+    family: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = tiny_classifier(family) if family == "bert" else tiny_decoder(family)
+    source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
+    export_onnx(model, tokenizer, source)
+    quantize_onnx(source, target, Quantize(embeddings="int4"))
+    whole = tmp_path / "whole.onnx"
+    onnx.save(quantize._with_int4_words(onnx.load(source)), whole)
+    mine, theirs = weights(target), weights(whole)
+    table = [name for name in theirs if name.startswith(WORDS)]
+    assert len(table) == 2
+    assert {name: mine[name] for name in table} == {name: theirs[name] for name in table}
+
+
+def test_a_table_that_is_the_head_too_stays_whole(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    model = tiny_decoder("gpt2")
+    source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
+    export_onnx(model, tokenizer, source)
+    quantize_onnx(source, target, Quantize())
+    assert weights(target)[WORDS][0] == list(model.get_input_embeddings().weight.shape)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_tables_in_floats_are_whole(
+    precision: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = tiny_classifier("bert")
+    source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
+    export_onnx(model, tokenizer, source)
+    quantize_onnx(source, target, Quantize(embeddings=precision))
+    name = WORDS if precision == "fp32" else f"{WORDS}.fp16"
+    stored = next(one for one in onnx.load(target).graph.initializer if one.name == name)
+    table = model.get_input_embeddings().weight.detach().numpy()
+    np.testing.assert_allclose(numpy_helper.to_array(stored), table, atol=1e-3)
