@@ -75,6 +75,15 @@ def test_the_arm_with_the_best_trial_wins(together: bool) -> None:
     assert [step.candidate for step in steps] == [step.candidate for step in otherwise]
 
 
+def test_an_arm_without_a_rival_is_not_trained_and_not_said_to_be() -> None:
+    def trials(recipes: Sequence[Recipe]) -> list[Score]:
+        raise AssertionError("there is nothing to compare it with")
+
+    steps = list(cost_driven(problem(flat, goal=Goal(ms=1000.0), trials=trials), None))
+    assert len(steps[-1].state["arms"]) == 1
+    assert "judged untrained" in steps[-1].candidate.reason
+
+
 def test_resuming_from_any_state_gives_the_same_candidates() -> None:
     asked = problem(flat, goal=Goal(ms=3.4))
     whole = list(cost_driven(asked, None))

@@ -62,6 +62,8 @@ class Abandoned:
     rows: int
 
 
+Trials = Callable[[Sequence[Recipe]], Sequence[Score]]
+"""Scores the models of recipes, each fine-tuned for a moment by itself."""
 Contest = Callable[[Shape, Shape, Bar], Judgement | Abandoned]
 """Judges a shape (the second) against its rival (the first), as far as that is needed to know."""
 
@@ -88,7 +90,7 @@ class SearchProblem:
     goal: Goal
     focus: Focus
     allowed: frozenset[ApproximationName]
-    trials: Callable[[Sequence[Recipe]], Sequence[Score]] | None
+    trials: Trials | None
     length: int
     max_candidates: int
     metric: str = "accuracy"

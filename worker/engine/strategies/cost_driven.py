@@ -18,7 +18,7 @@ from models.spec import Candidate, Recipe
 from worker.engine.anatomy.shape import Shape
 from worker.engine.significance.ablation import exact_ablation
 from worker.engine.significance.elements import Element, layer_elements
-from worker.engine.strategies.base import Score, SearchProblem, SearchStep, measured
+from worker.engine.strategies.base import Score, SearchProblem, SearchStep, Trials, measured
 from worker.engine.strategies.narrowing import narrow, narrowest
 
 MAX_ARMS = 3  # each costs one short training
@@ -111,15 +111,16 @@ class _Search:
             self.state["narrowing"] = None
 
     def choose(self) -> Iterator[SearchStep]:
-        """Give every arm its trial, some together; the best metric wins, then the lower loss."""
+        """Try each arm that has rivals, some together; the best metric wins, then the lower loss."""
         arms = self.state["arms"]
-        what = "judged untrained" if self.problem.trials is None else "trained for a moment"
+        trials = self.problem.trials if len(arms) > 1 else None
+        what = "judged untrained" if trials is None else "trained for a moment"
         while self._may_go_on() and (untried := [arm for arm in arms if arm["trial"] is None]):
             self.problem.tell("trying arms", len(arms) - len(untried) + 1, len(arms))
             batch = untried if self.problem.trials_together else untried[:1]
             batch = batch[: self.problem.max_candidates - self.state["number"]]
             recipes = [Recipe.model_validate(arm["recipe"]) for arm in batch]
-            for arm, recipe, score in zip(batch, recipes, self._tried(recipes), strict=True):
+            for arm, recipe, score in zip(batch, recipes, self._scored(recipes, trials), strict=True):
                 arm["trial"] = {"metric": score.metric, "loss": score.loss}
                 self.state["recipe"] = self._best_arm()["recipe"]
                 yield self._step(recipe, score, f"arm with {arm['dropped']} layers fewer, {what}")
@@ -137,10 +138,11 @@ class _Search:
             chosen.append(dropped)
         return chosen
 
-    def _tried(self, recipes: Sequence[Recipe]) -> Sequence[Score]:
-        if self.problem.trials is None or len(self.state["arms"]) == 1:
+    def _scored(self, recipes: Sequence[Recipe], trials: Trials | None) -> Sequence[Score]:
+        """By their trials; an arm that has no rival needs none."""
+        if trials is None:
             return [self.problem.judge(self.full.applied(recipe)) for recipe in recipes]
-        return self.problem.trials(recipes)
+        return trials(recipes)
 
     def _best_arm(self) -> dict[str, Any]:
         tried = [arm for arm in self.state["arms"] if arm["trial"] is not None]
