@@ -1,0 +1,161 @@
+"""Masks with the variational information bottleneck, on every element that may go.
+
+VTrans (Dutta, Gupta and Agarwal, arXiv 2406.05276), after VIBNet (Dai et al. 2018): a unit is multiplied by
+z = mu + eps * sigma with eps ~ N(0, 1), and pays for the information that it lets through. What is kept is
+read off log alpha = log sigma^2 - log mu^2.
+
+Ours: the sharpness of the soft decision begins low and rises (`sharpness`), because the published constant
+of 10 has no gradient where masks begin; and the weight of a unit's divergence is what it costs beside an FFN
+channel (`selection.unit_prices`) in the place of constants by kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.spec import ApproximationName
+from worker.engine.anatomy import Anatomy
+from worker.engine.anatomy.hidden import dimensions
+
+Kind = Literal["layers", "attention", "ffn", "heads", "channels", "hidden"]
+MU, MU_SPREAD = 1.0, 0.01
+LOG_VARIANCE, LOG_VARIANCE_SPREAD = -9.0, 0.01
+TINY = 1e-8
+SHARPEST = 10.0
+FIRST_KEPT = 0.99  # of a unit, softly, before anything is trained
+FOR: Mapping[Kind, ApproximationName] = {
+    "layers": "prune_layers",
+    "attention": "prune_blocks",
+    "ffn": "prune_blocks",
+    "heads": "prune_heads",
+    "channels": "prune_weight_groups",
+    "hidden": "prune_hidden",
+}
+
+
+def divergence(mu: Tensor, log_variance: Tensor) -> Tensor:
+    """KL of each unit's posterior from the best prior, 1/2 log(1 + mu^2 / sigma^2), >= 0, of any shape.
+
+    Dai et al. 2018, eq. 8: the prior's variance is optimised out.
+    """
+    return 0.5 * torch.log1p(mu.square() / (log_variance.exp() + TINY))
+
+
+def log_alpha(mu: Tensor, log_variance: Tensor) -> Tensor:
+    """log sigma^2 - log mu^2: below 0 there is more signal than noise, and the unit is kept."""
+    return log_variance - torch.log(mu.square() + TINY)
+
+
+def soft_keep(log_alphas: Tensor, sharpness: float) -> Tensor:
+    """How much of each unit is expected to stay: sigmoid(-sharpness * log alpha)."""
+    return torch.sigmoid(-sharpness * log_alphas)
+
+
+def sharpness(progress: float) -> float:
+    """Of the soft decision, when that part of the steps is done: geometrically from where masks begin softly
+    kept by `FIRST_KEPT` up to the published 10."""
+    first = float(np.log(FIRST_KEPT / (1 - FIRST_KEPT)) / -LOG_VARIANCE)
+    return first * (SHARPEST / first) ** min(1.0, max(0.0, progress))
+
+
+class VibMask(nn.Module):
+    """The mask on `count` units: `mu` and `log_variance`, each (count,)."""
+
+    def __init__(self, count: int, generator: torch.Generator) -> None:
+        super().__init__()
+
+        def drawn(mean: float, spread: float) -> nn.Parameter:
+            return nn.Parameter(mean + spread * torch.randn(count, generator=generator))
+
+        self.mu = drawn(MU, MU_SPREAD)
+        self.log_variance = drawn(LOG_VARIANCE, LOG_VARIANCE_SPREAD)
+
+    @property
+    def log_alpha(self) -> Tensor:
+        return log_alpha(self.mu, self.log_variance)
+
+    @property
+    def divergence(self) -> Tensor:
+        """(count,)."""
+        return divergence(self.mu, self.log_variance)
+
+    def sampled(self, leading: Sequence[int]) -> Tensor:
+        """(*leading, count): z with noise of its own at each place, from the global generator."""
+        noise = torch.randn((*leading, len(self.mu)), device=self.mu.device, dtype=self.mu.dtype)
+        return self.mu + noise * torch.exp(0.5 * self.log_variance)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """log alpha of every unit that has a mask: arrays over what the model holds, by kind and dense layer.
+
+    Higher goes first. Of layers that share their weights the first has the key for all; layers themselves
+    have one value each, and hidden dimensions the key 0.
+    """
+
+    units: Mapping[Kind, Mapping[int, np.ndarray]]
+
+    def of(self, kind: Kind, layer: int = 0) -> np.ndarray | None:
+        """None where such units have no mask."""
+        return self.units.get(kind, {}).get(layer)
+
+    def values(self) -> np.ndarray:
+        """All of them, ascending, (units,)."""
+        every = [array for layers in self.units.values() for array in layers.values()]
+        return np.unique(np.concatenate(every)) if every else np.zeros(0)
+
+
+class Masks(nn.Module):
+    """One `VibMask` for each vector of units that `allowed` approximations may remove from the model.
+
+    Layers that share their weights share the masks of heads, channels and blocks.
+    """
+
+    def __init__(self, anatomy: Anatomy, allowed: frozenset[ApproximationName], seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        full = anatomy.full_shape()
+        self._masks = nn.ModuleDict()
+
+        def add(kind: Kind, layer: int, count: int) -> None:
+            if count and FOR[kind] in allowed:
+                self._masks[f"{kind}-{layer}"] = VibMask(count, generator)
+
+        add("hidden", 0, len(dimensions(anatomy, full)))
+        for index, layer in enumerate(full.layers):
+            add("layers", index, int(layer.present))
+            if full.leads(index):
+                add("attention", index, int(bool(layer.heads)))
+                add("ffn", index, int(bool(layer.channels)))
+                add("heads", index, len(layer.heads))
+                add("channels", index, len(layer.channels))
+
+    def of(self, kind: Kind, layer: int = 0) -> VibMask | None:
+        """None where such units have no mask."""
+        name = f"{kind}-{layer}"
+        return cast(VibMask, self._masks[name]) if name in self._masks else None
+
+    def named(self) -> Iterator[tuple[Kind, int, VibMask]]:
+        """Every mask with its kind and layer, in a fixed order."""
+        for name, mask in self._masks.items():
+            kind, _, layer = name.rpartition("-")
+            yield cast(Kind, kind), int(layer), cast(VibMask, mask)
+
+    def ranking(self) -> Ranking:
+        """log alpha as it stands."""
+        units: dict[Kind, dict[int, np.ndarray]] = {}
+        for kind, layer, mask in self.named():
+            values = mask.log_alpha.detach().double().cpu().numpy()
+            units.setdefault(kind, {})[layer] = values
+        return Ranking(units)
+
+    def divergence(self, prices: Mapping[Kind, float]) -> Tensor:
+        """The sum over all units, each weighted by what one of its kind costs: a scalar."""
+        weighed = [prices[kind] * mask.divergence.sum() for kind, _, mask in self.named()]
+        return torch.stack(weighed).sum()
