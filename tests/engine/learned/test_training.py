@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +11,9 @@ import torch
 
 from tests.engine.learned.deciding import PRUNING
 from tests.engine.learned.test_expected_cost import costs_of
-from tests.engine.training.conftest import Keywords, tiny_bert
+from tests.engine.training.conftest import keyword_split, tiny_bert
 from worker.engine.anatomy import anatomy_of
+from worker.engine.device import Device
 from worker.engine.errors import Stopped
 from worker.engine.learned import trainer
 from worker.engine.learned.expected_cost import Bound
@@ -23,9 +24,8 @@ from worker.engine.learned.soft_amounts import Kept, expected_amounts
 from worker.engine.learned.trainer import MaskOptions, MaskTraining, Position
 from worker.engine.learned.vib import SHARPEST, Masks
 from worker.engine.reporting import SilentReporter, Stage
+from worker.engine.tasks import TASKS
 from worker.engine.training import DistilOptions, TeacherCache
-
-pytest_plugins = ("tests.engine.training.conftest",)
 
 OPTIONS = MaskOptions(
     weights=True,
@@ -67,27 +67,33 @@ class Stopping(SilentReporter):
 Made = Callable[..., MaskTraining]
 
 
+@pytest.fixture(scope="module")
+def device() -> Iterator[Device]:
+    threads = torch.get_num_threads()
+    yield Device.pick("cpu", threads=1)  # matrices this small are slower on two
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
-def made(keywords: Keywords, tmp_path: Path) -> Made:
+def made(device: Device, tmp_path: Path) -> Made:
     """A new training, with the same beginning each time."""
+    train = keyword_split(320, 1)
 
     def make(reporter: SilentReporter | None = None, file: str = "a.pt", **changes: object) -> MaskTraining:
-        train, _, task = keywords.parts
-        train = train.select(torch.arange(320).numpy())
         dense, anatomy = tiny_bert(), anatomy_of(tiny_bert())
         masks = Masks(anatomy, PRUNING, seed=0)
         whole = float(anatomy.parameters(anatomy.full_shape()))
-        cache = TeacherCache(dense, train, range(anatomy.layers), device=keywords.device)
+        cache = TeacherCache(dense, train, range(anatomy.layers), device=device)
         return MaskTraining(
             anatomy,
             masks,
             Lagrangian([Bound("parameters", (1 - TARGET) * whole, whole)], warm_up=0.3),
             costs_of(anatomy),
             unit_prices(anatomy),
-            MaskedDistillation(anatomy, masks, cache, task, DistilOptions(), keywords.device),
+            MaskedDistillation(anatomy, masks, cache, TASKS["text-classification"], DistilOptions(), device),
             train,
             replace(OPTIONS, **changes),  # type: ignore[arg-type]
-            keywords.device,
+            device,
             reporter or SilentReporter(),
             tmp_path / file,
         )

@@ -37,7 +37,7 @@ def learning(anatomy: Anatomy, masks: Masks, sharpness: float) -> Iterator[None]
         if hidden is not None:
             kept = soft_keep(hidden.log_alpha, sharpness)
             for point in points(anatomy):
-                undo.callback(_of_stream(point, hidden, kept).remove)
+                undo.callback(_of_stream(point, hidden, kept, sharpness).remove)
         for part in anatomy.parts:
             for handle in _of_layer(anatomy, masks, part, sharpness):
                 undo.callback(handle.remove)
@@ -79,24 +79,24 @@ def _of_layer(
     if part.attention_output is not None:
         heads = mask("heads")
         if heads is not None:
-            yield _scaled_input(part.attention_output, _by_head(heads, anatomy.head_size))
-        yield from _scaled_block(part.attention_output, mask("attention"))
+            yield _scaled_input(part.attention_output, _by_head(heads, anatomy.head_size, sharpness))
+        yield from _scaled_block(part.attention_output, mask("attention"), sharpness)
     if part.ffn_down is not None:
         channels = mask("channels")
         if channels is not None:
-            yield _scaled_input(part.ffn_down, _by_unit(channels))
-        yield from _scaled_block(part.ffn_down, mask("ffn"))
+            yield _scaled_input(part.ffn_down, _by_unit(channels, sharpness))
+        yield from _scaled_block(part.ffn_down, mask("ffn"), sharpness)
     layer = masks.of("layers", part.index)
     if layer is not None:
         yield _skipped_in_part(part.module, layer, sharpness)
 
 
-def _by_unit(mask: VibMask) -> Sampled:
-    return lambda values: mask.sampled(values.shape[:-1])
+def _by_unit(mask: VibMask, sharpness: float) -> Sampled:
+    return lambda values: mask.sampled(values.shape[:-1], sharpness)
 
 
-def _by_head(mask: VibMask, head_size: int) -> Sampled:
-    return lambda values: mask.sampled(values.shape[:-1]).repeat_interleave(head_size, -1)
+def _by_head(mask: VibMask, head_size: int, sharpness: float) -> Sampled:
+    return lambda values: mask.sampled(values.shape[:-1], sharpness).repeat_interleave(head_size, -1)
 
 
 def _scaled_input(projection: nn.Module, factors: Sampled) -> RemovableHandle:
@@ -106,12 +106,12 @@ def _scaled_input(projection: nn.Module, factors: Sampled) -> RemovableHandle:
     return projection.register_forward_pre_hook(hook)
 
 
-def _scaled_block(projection: nn.Module, mask: VibMask | None) -> Iterator[RemovableHandle]:
+def _scaled_block(projection: nn.Module, mask: VibMask | None, sharpness: float) -> Iterator[RemovableHandle]:
     if mask is None:
         return
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return output * mask.sampled(output.shape[:-1]).to(output.dtype)
+        return output * mask.sampled(output.shape[:-1], sharpness).to(output.dtype)
 
     yield projection.register_forward_hook(hook)
 
@@ -129,12 +129,12 @@ def _skipped_in_part(layer: nn.Module, mask: VibMask, sharpness: float) -> Remov
     return layer.register_forward_hook(hook, with_kwargs=True)
 
 
-def _of_stream(point: Point, mask: VibMask, kept: Tensor) -> RemovableHandle:
+def _of_stream(point: Point, mask: VibMask, kept: Tensor, sharpness: float) -> RemovableHandle:
     """Means are folded into norms. Elsewhere the stream is only weighted by what stays."""
 
     def normed(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        scale = mask.sampled(args[0].shape[:-1])
-        return weighted_norm(module, args[0], kept, kept * scale).to(output.dtype)
+        scale = mask.sampled(args[0].shape[:-1], sharpness)
+        return weighted_norm(module, args[0], kept, scale).to(output.dtype)
 
     def scaled_input(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (args[0] * kept.to(args[0].dtype), *args[1:])

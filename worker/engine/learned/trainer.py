@@ -37,6 +37,8 @@ PACE_STEPS = 10  # after every so many, the steps that are left are counted anew
 SHARPEST_AT = 0.9  # of the steps
 SNAPSHOTS = (0.25, 0.5, 0.75)  # of the steps, after which the caller may look
 WEIGHTS_WARM_UP = 0.1
+MEAN, MEANS_SLOWER = ".mu", 0.4
+MASK_BETAS = (0.9, 0.99)  # gradients grow with the multipliers
 MASKS_SLOW_FROM = 0.8  # of the steps: masks come to rest from there on
 
 
@@ -168,12 +170,21 @@ class MaskTraining:
     def _made_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         options = self.options
         made: dict[str, torch.optim.Optimizer] = {
-            "masks": torch.optim.Adam(self.masks.parameters(), lr=options.mask_learning_rate),
+            "masks": self._optimizer_of_masks(),
             "multipliers": climber(self.lagrangian, options.multiplier_learning_rate),
         }
         if options.weights:
             made["weights"] = optimizer_of(self.anatomy.model, options.learning_rate, options.weight_decay)
         return made
+
+    def _optimizer_of_masks(self) -> torch.optim.Optimizer:
+        """Means change less than variances: they are part of what the model computes."""
+        named = [(name, value) for name, value in self.masks.named_parameters()]
+        groups = [
+            {"params": [value for name, value in named if name.endswith(MEAN) == is_mean], "factor": factor}
+            for is_mean, factor in ((True, MEANS_SLOWER), (False, 1.0))
+        ]
+        return torch.optim.Adam(groups, lr=self.options.mask_learning_rate, betas=MASK_BETAS)
 
     def _set_rates(self, progress: float) -> None:
         """Weights: linear up, linear down. Masks: steady, then linear down."""
@@ -186,7 +197,7 @@ class MaskTraining:
         for name, rate in rates.items():
             if name in self._optimizers:
                 for group in self._optimizers[name].param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group.get("factor", 1.0)
 
     def _plan_anew(self) -> None:
         at, allowed = self._position, self.options.max_seconds
