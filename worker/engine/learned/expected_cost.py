@@ -132,7 +132,7 @@ def _narrower(narrow: NarrowCosts, kind: BlockKind, kept: Tensor, width: Any, wh
     if float(whole_ms) <= 0.0:
         return torch.ones(())
     ratio = (_block_ms(narrow.costs, kind, kept) / whole_ms).clamp(narrow.narrow / narrow.whole, 1.0)
-    factor = 1.0 - (1.0 - ratio) * (narrow.whole - width) / (narrow.whole - narrow.narrow)
+    factor: Tensor = 1.0 - (1.0 - ratio) * (narrow.whole - width) / (narrow.whole - narrow.narrow)
     if float(width) < narrow.narrow:
         factor = torch.maximum(torch.as_tensor(width) / narrow.whole, factor)
     return factor
@@ -163,15 +163,23 @@ def _beside(size: LayerSize, left: Amounts) -> Any:
 def _tensors(left: Amounts) -> Amounts:
     """Exact numbers as the tensors that `expected_milliseconds` works with."""
 
+    def exact(amount: Any) -> Tensor:
+        return torch.tensor(amount, dtype=torch.float64)
+
     def as_tensor(layer: LayerAmounts) -> LayerAmounts:
-        names = ("heads", "kv_heads", "channels", "attention", "ffn", "present")
         return replace(
-            layer, **{name: torch.tensor(getattr(layer, name), dtype=torch.float64) for name in names}
+            layer,
+            heads=exact(layer.heads),
+            kv_heads=exact(layer.kv_heads),
+            channels=exact(layer.channels),
+            attention=exact(layer.attention),
+            ffn=exact(layer.ffn),
+            present=exact(layer.present),
         )
 
     return replace(
         left,
-        width=torch.tensor(left.width, dtype=torch.float64),
+        width=exact(left.width),
         run={index: as_tensor(layer) for index, layer in left.run.items()},
         stored={index: as_tensor(layer) for index, layer in left.stored.items()},
     )

@@ -122,6 +122,7 @@ class _Left:
         return replace(self, heads=widths) if kind == "heads" else replace(self, channels=widths)
 
 
+WIDTHS: tuple[Width, ...] = ("heads", "channels")
 BLOCK_OF: Mapping[Width, Literal["attention", "ffn"]] = {"heads": "attention", "channels": "ffn"}
 
 
@@ -155,7 +156,7 @@ class _Selection:
             staying = [min(layers, key=lambda index: self._alpha("layers", index))]
         left = _Left(frozenset(staying), {}, {}, 0)
         for leader in self.leaders:
-            for kind in ("heads", "channels"):
+            for kind in WIDTHS:
                 count = len(self._held(kind, leader))
                 kept = self._rounded(kind, self._below(kind, leader, threshold, count), count)
                 if not self._below(BLOCK_OF[kind], leader, threshold, 1):
@@ -197,8 +198,7 @@ class _Selection:
                 continue
             leader = self._leader(index)
             heads, channels = (
-                tuple(sorted(self._order(kind, leader)[: left.width(kind)[leader]]))
-                for kind in ("heads", "channels")
+                tuple(sorted(self._order(kind, leader)[: left.width(kind)[leader]])) for kind in WIDTHS
             )
             layers.append(replace(held, heads=heads, channels=channels))
         gone = self._order("hidden", 0)[left.hidden :]
@@ -216,7 +216,7 @@ class _Selection:
         units: list[tuple[float, Element]] = list(self._hidden_gone(left))
         for leader in self.leaders:
             present = [index for index in self.full.sharing(leader) if index in left.layers]
-            for kind in ("heads", "channels"):
+            for kind in WIDTHS:
                 if not present or not self._held(kind, leader):
                     continue
                 if left.width(kind)[leader]:
@@ -235,7 +235,7 @@ class _Selection:
         """One more unit of each vector, with the log alpha of what comes back."""
         used = {self._leader(index) for index in left.layers}
         for leader in sorted(used):
-            for kind in ("heads", "channels"):
+            for kind in WIDTHS:
                 count, kept = len(self._held(kind, leader)), left.width(kind)[leader]
                 if kept < count:
                     masked = self.ranking.of(kind, leader) is not None
@@ -252,8 +252,8 @@ class _Selection:
                 wider = replace(left, layers=left.layers | {index})
                 leader = self._leader(index)
                 if leader not in used:
-                    for kind in ("heads", "channels"):
-                        wider = wider.with_width(kind, leader, self._least(kind, leader))
+                    for each in WIDTHS:
+                        wider = wider.with_width(each, leader, self._least(each, leader))
                 yield self._alpha("layers", index), "layers", index, wider
 
     def _units_gone(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 from models.spec import LearnMasks, Recipe
 from worker.engine.anatomy import Anatomy, Shape, anatomy_of
@@ -31,7 +30,7 @@ from worker.engine.stages.students import Trained
 from worker.engine.stages.timetable import seconds_for
 from worker.engine.stages.vocabulary import start_recipe, vocabulary_recipe
 from worker.engine.strategies.base import Judgement
-from worker.engine.strategies.goal import MARGIN, CostModel, Goal
+from worker.engine.strategies.goal import MARGIN, CostModel, Goal, Resource
 from worker.engine.tasks import Split, evaluate
 from worker.engine.training import DistilOptions, TeacherCache, recovery_learning_rate
 from worker.engine.training.fine_tune import default_epochs
@@ -261,9 +260,10 @@ def expected_costs(run: Run) -> ExpectedCosts:
 def _bounds(run: Run) -> tuple[Bound, ...]:
     goal = Goal.of(run.spec.constraints, dense_reference(run), margin=MARGIN)
     whole = cost_model(run)(run.shape(start_recipe(run)))
+    resources: tuple[Resource, ...] = ("ms", "bytes")
     of_goal = [
-        Bound(cast(CostName, resource), limit, whole.of(resource))
-        for resource in ("ms", "bytes")
+        Bound(resource, limit, whole.of(resource))
+        for resource in resources
         if (limit := goal.bound(resource)) is not None
     ]
     target = target_bound(run)
