@@ -28,7 +28,7 @@ def settled(
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-    return [float(cost) for cost in costs_of(torch.sigmoid(wishes))]
+    return [float(cost.detach()) for cost in costs_of(torch.sigmoid(wishes))]
 
 
 WORTH = torch.linspace(0.01, 0.1, 10)

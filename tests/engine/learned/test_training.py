@@ -113,7 +113,9 @@ def test_it_comes_to_what_is_asked_and_tells_how_it_stands(made: Made, weights: 
     position = finish(training)
     anatomy = training.anatomy
     kept = expected_amounts(anatomy, Kept(training.masks, SHARPEST))
-    gone = 1 - float(costs_of(anatomy).of("parameters", kept)) / anatomy.parameters(anatomy.full_shape())
+    gone = 1 - float(costs_of(anatomy).of("parameters", kept).detach()) / anatomy.parameters(
+        anatomy.full_shape()
+    )
     assert gone == pytest.approx(TARGET, abs=0.05)
     assert position.step == position.total == len(reporter.told) == 200
     last = reporter.told[-1]

@@ -129,12 +129,13 @@ def _block_ms(costs: BlockCosts, kind: BlockKind, kept: Tensor) -> Tensor:
 
 def _narrower(narrow: NarrowCosts, kind: BlockKind, kept: Tensor, width: Any, whole_ms: Tensor) -> Tensor:
     """`NarrowCosts.factor`, with a gradient."""
-    if float(whole_ms) <= 0.0:
+    if float(whole_ms.detach()) <= 0.0:
         return torch.ones(())
     ratio = (_block_ms(narrow.costs, kind, kept) / whole_ms).clamp(narrow.narrow / narrow.whole, 1.0)
     factor: Tensor = 1.0 - (1.0 - ratio) * (narrow.whole - width) / (narrow.whole - narrow.narrow)
-    if float(width) < narrow.narrow:
-        factor = torch.maximum(torch.as_tensor(width) / narrow.whole, factor)
+    part = torch.as_tensor(width) / narrow.whole
+    if float(part.detach()) < narrow.narrow / narrow.whole:
+        factor = torch.maximum(part, factor)
     return factor
 
 
@@ -144,7 +145,7 @@ def interpolated(at: Tensor, places: Sequence[float], values: Sequence[float]) -
         return torch.tensor(float(values[0]))
     xs = torch.tensor([float(place) for place in places])
     ys = torch.tensor([float(value) for value in values])
-    right = int(torch.searchsorted(xs, float(at)).clamp(1, len(places) - 1))
+    right = int(torch.searchsorted(xs, float(at.detach())).clamp(1, len(places) - 1))
     part = ((at - xs[right - 1]) / (xs[right] - xs[right - 1])).clamp(0.0, 1.0)
     return ys[right - 1] + part * (ys[right] - ys[right - 1])
 

@@ -61,10 +61,7 @@ class Lagrangian(nn.Module):
         penalty = (self.linear * counted + self.quadratic * counted.square()).sum()
         standing = Standing(
             self.bounds[worst].cost,
-            float(reached[worst]),
-            float(targets[worst]),
-            float(self.linear[worst]),
-            float(self.quadratic[worst]),
+            *(float(each[worst].detach()) for each in (reached, targets, self.linear, self.quadratic)),
         )
         return penalty, standing
 

@@ -74,7 +74,7 @@ class MaskedDistillation:
 
     def _stays(self, layer: int) -> bool:
         mask = self.masks.of("layers", layer)
-        return mask is None or float(mask.log_alpha) < 0.0
+        return mask is None or float(mask.log_alpha.detach()) < 0.0
 
     def _distance(self, states: Tensor, taught: Tensor, layer: int, sharpness: float) -> Tensor:
         """Of states (tokens, held) from the teacher's (tokens, width), in units of the teacher's variance."""
