@@ -26,6 +26,8 @@ from worker.engine.stages.learning import exact_cost, learned_model, target_boun
 from worker.engine.strategies.goal import MARGIN, Goal
 from worker.engine.workspace import write_json
 
+pytestmark = pytest.mark.slow
+
 PRUNED = ["prune_layers", "prune_blocks", "prune_heads", "prune_weight_groups", "prune_hidden"]
 
 
@@ -127,7 +129,6 @@ def test_every_kind_of_target_is_met_within_a_hundredth(tmp_path: Path, constrai
     assert 0.0 <= bound.room(exact_cost(done, bound.cost, done.shape(recipe))) <= 0.01
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["vtrans", "fast-vtrans", "faster-vtrans"])
 def test_a_whole_run_is_certified(tmp_path: Path, strategy: str) -> None:
     spec = bert_spec(tmp_path, strategy)
@@ -138,7 +139,6 @@ def test_a_whole_run_is_certified(tmp_path: Path, strategy: str) -> None:
     assert "learn_masks" in [step["approximation"] for step in rung["recipe"]["steps"]]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 @pytest.mark.parametrize("strategy", ["vtrans", "faster-vtrans"])
 def test_language_models(tmp_path: Path, architecture: str, strategy: str) -> None:
@@ -157,7 +157,6 @@ def test_language_models(tmp_path: Path, architecture: str, strategy: str) -> No
     assert result.certificate.ratios.size_reduction == pytest.approx(1.4, rel=0.04)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fast-vtrans", "faster-vtrans"])
 def test_a_killed_search_goes_on_to_the_same_recipe_and_weights(
     tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch

@@ -116,7 +116,7 @@ def test_nothing_goes_that_may_not() -> None:
 
 def test_where_nothing_is_enough_everything_that_may_go_goes() -> None:
     anatomy = anatomy_for("bert")
-    taken = selected(anatomy, random_ranking(anatomy, 0), 0.01)
+    taken = selected(anatomy, random_ranking(anatomy, 0), 0.001)
     assert taken.room < 0.0
     present = [layer for layer in taken.shape.layers if layer.present]
     assert len(present) == 1

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,8 @@ class Lagrangian(nn.Module):
         """The penalty for expected costs (scalars, as many as bounds), and how things stand."""
         wholes = [bound.whole for bound in self.bounds]
         reached = torch.stack([1.0 - cost / whole for cost, whole in zip(costs, wholes, strict=True)])
-        targets = reached.new_tensor(self.targets(progress))
-        gaps = targets - reached
+        targets = self.targets(progress)
+        gaps = reached.new_tensor(targets) - reached
         worst = int(gaps.argmax())
         pursued = torch.zeros_like(gaps, dtype=torch.bool)
         pursued[worst] = True
@@ -61,15 +62,20 @@ class Lagrangian(nn.Module):
         penalty = (self.linear * counted + self.quadratic * counted.square()).sum()
         standing = Standing(
             self.bounds[worst].cost,
-            *(float(each[worst].detach()) for each in (reached, targets, self.linear, self.quadratic)),
+            float(reached[worst].detach()),
+            targets[worst],
+            float(self.linear[worst].detach()),
+            float(self.quadratic[worst].detach()),
         )
         return penalty, standing
 
 
 def climber(lagrangian: Lagrangian, learning_rate: float) -> torch.optim.Optimizer:
     """What moves the multipliers: upwards, the first ones by about `learning_rate` a step."""
-    groups = [
-        {"params": [lagrangian.linear], "lr": learning_rate},
-        {"params": [lagrangian.quadratic], "lr": QUADRATIC_FASTER * learning_rate},
+    groups: list[dict[str, Any]] = [
+        {"params": [lagrangian.linear], "factor": 1.0},
+        {"params": [lagrangian.quadratic], "factor": QUADRATIC_FASTER},
     ]
+    for group in groups:
+        group["lr"] = learning_rate * group["factor"]
     return torch.optim.Adam(groups, maximize=True)

@@ -24,6 +24,7 @@ from worker.engine.significance.elements import ALIGNMENT, ALL_LAYERS, Element, 
 Room = Callable[[Shape], float]
 """The part of the tightest bound that a shape leaves: below 0 where it does not hold."""
 NEAR = 0.002  # of the tightest bound: with so little room left nothing more is filled in
+FAR = 0.01  # what may be left of it at the end
 SLICES = 8  # of the removals of units that are nearest to staying
 SLICED = 0.25  # of the units that go, which these slices hold
 Width = Literal["heads", "channels"]
@@ -69,7 +70,7 @@ def chosen(anatomy: Anatomy, start: Shape, ranking: Ranking, grain: Grain, room:
     Where bounds do not hold with all removed that may be, that shape, whose room is below 0.
     """
     selection = _Selection(anatomy, start, ranking, grain, room)
-    left = selection.filled(selection.widest())
+    left = selection.exchanged(selection.filled(selection.widest()))
     shape = selection.shape(left)
     return Chosen(shape, room(shape), tuple(selection.slices(left)))
 
@@ -184,6 +185,35 @@ class _Selection:
                 full.add((kind, layer))
             else:
                 break
+        return left
+
+    def exchanged(self, left: _Left) -> _Left:
+        """Where more than `FAR` is left, but less than any unit takes that is gone: with one of these back,
+        and as many of the highest ranked others gone as that takes."""
+        if self.room(left) <= FAR:
+            return left
+        for _, kind, layer, wider in sorted(self._wider(left), key=lambda each: each[:3]):
+            other = self.filled(self._trimmed(wider, (kind, layer)))
+            if 0.0 <= self.room(other) <= FAR:
+                return other
+        return left
+
+    def _trimmed(self, left: _Left, kept: tuple[Kind, int]) -> _Left:
+        """Without the highest ranked units that are in no block alone, until bounds hold; none of `kept`."""
+        while self.room(left) < 0.0:
+            options = [
+                (self._alpha(each, leader, width - 1), each, leader, width - self._size(each))
+                for each in WIDTHS
+                for leader, width in left.width(each).items()
+                if (each, leader) != kept
+                and width > self._size(each)
+                and self.ranking.of(each, leader) is not None
+                and any(self._leader(index) == leader for index in left.layers)
+            ]
+            if not options:
+                return left
+            _, each, leader, width = max(options)
+            left = left.with_width(each, leader, width)
         return left
 
     def room(self, left: _Left) -> float:

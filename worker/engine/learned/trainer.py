@@ -33,8 +33,10 @@ from worker.engine.training.loop import optimizer_of
 from worker.engine.training.vocabulary import CompactVocabulary
 
 CHECKPOINT_SECONDS = 30.0
+FIRST_LOOKS = (2, 5)
 PACE_STEPS = 10  # after every so many, the steps that are left are counted anew by what they take
-SHARPEST_AT = 0.9  # of the steps
+SHARPER_FROM, SHARPEST_AT = 0.6, 0.95  # of the steps
+USUAL_STEPS = 300  # with fewer, masks and multipliers take larger ones
 SNAPSHOTS = (0.25, 0.5, 0.75)  # of the steps, after which the caller may look
 WEIGHTS_WARM_UP = 0.1
 MEAN, MEANS_SLOWER = ".mu", 0.4
@@ -150,7 +152,7 @@ class MaskTraining:
     def _step(self, batch: Batch) -> None:
         at, options = self._position, self.options
         self._set_rates(at.progress)
-        hardness = sharpness(at.progress / SHARPEST_AT)
+        hardness = sharpness((at.progress - SHARPER_FROM) / (SHARPEST_AT - SHARPER_FROM))
         with self.device.attention(batch.inputs["input_ids"].shape[1]):
             task_loss = self.loss.of(batch, hardness)
         kept = expected_amounts(self.anatomy, Kept(self.masks, hardness))
@@ -187,12 +189,14 @@ class MaskTraining:
         return torch.optim.Adam(groups, lr=self.options.mask_learning_rate, betas=MASK_BETAS)
 
     def _set_rates(self, progress: float) -> None:
-        """Weights: linear up, linear down. Masks: steady, then linear down."""
+        """Weights: linear up, linear down. Masks: steady, then linear down. Multipliers: steady."""
         up = min(1.0, (progress * self._position.total + 1) / (WEIGHTS_WARM_UP * self._position.total + 1))
+        larger = max(1.0, USUAL_STEPS / self._position.total)
         resting = min(1.0, (1.0 - progress) / (1.0 - MASKS_SLOW_FROM))
         rates = {
             "weights": self.options.learning_rate * min(up, (1.0 - progress) / (1.0 - WEIGHTS_WARM_UP)),
-            "masks": self.options.mask_learning_rate * resting,
+            "masks": self.options.mask_learning_rate * resting * larger,
+            "multipliers": self.options.multiplier_learning_rate * larger,
         }
         for name, rate in rates.items():
             if name in self._optimizers:
@@ -205,7 +209,7 @@ class MaskTraining:
             return
         if at.seconds >= allowed:
             at.total = at.step
-        elif at.step % PACE_STEPS == 0:
+        elif at.step % PACE_STEPS == 0 or at.step in FIRST_LOOKS:
             at.total = max(at.step, min(self._planned, int(at.step * allowed / at.seconds)))
 
     def _tell(self, standing: Standing, loss: float) -> None:

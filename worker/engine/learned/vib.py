@@ -6,7 +6,8 @@ read off log alpha = log sigma^2 - log mu^2.
 
 Ours, for trainings of hundreds of steps rather than thousands: log sigma^2 begins at -4 in the place of -9;
 the sharpness of the soft decision begins at 1 and rises (`sharpness`), because the published constant of 10
-has no gradient where masks begin; a sample is multiplied by the part of the unit that is expected to stay, so
+has no gradient where masks begin; the noise that masks begin with differs by what Fisher information says of
+the units (`Masks.begin_by`); a sample is multiplied by the part of the unit that is expected to stay, so
 that its mean fades as it is decided to go; and the weight of a unit's divergence is what it costs beside an
 FFN channel (`selection.unit_prices`) in the place of constants by kind.
 """
@@ -30,6 +31,7 @@ MU, MU_SPREAD = 1.0, 0.01
 LOG_VARIANCE, LOG_VARIANCE_SPREAD = -4.0, 0.01
 TINY = 1e-8
 BLUNTEST, SHARPEST = 1.0, 10.0
+MOST_APART = 2.5  # of log sigma^2, where masks begin
 FOR: Mapping[Kind, ApproximationName] = {
     "layers": "prune_layers",
     "attention": "prune_blocks",
@@ -147,6 +149,31 @@ class Masks(nn.Module):
             kind, _, layer = name.rpartition("-")
             yield cast(Kind, kind), int(layer), cast(VibMask, mask)
 
+    @torch.no_grad()
+    def begin_by(self, worth: Mapping[tuple[Kind, int], np.ndarray], prices: Mapping[Kind, float]) -> None:
+        """Begin with the noise that suits what units are worth: arrays like the masks', by kind and layer.
+
+        Noise of variance s^2 on a unit costs about s^2 h / 2, where h is the curvature of the loss in it, of
+        which Fisher information is an estimate, and saves in proportion to the unit's price p and to log s^2:
+        both balance where s^2 is proportional to p / h. The middle, by price, is where all units begin
+        that nothing is known of; none is further from it than `MOST_APART`.
+        """
+        known = [(kind, self.of(kind, layer), values) for (kind, layer), values in worth.items()]
+        ratios = [
+            (mask, prices[kind], np.log(prices[kind]) - np.log(np.maximum(values, TINY**2)))
+            for kind, mask, values in known
+            if mask is not None
+        ]
+        if not ratios:
+            return
+        middle = _weighted_median(
+            np.concatenate([ratio for _, _, ratio in ratios]),
+            np.concatenate([np.full(len(ratio), price) for _, price, ratio in ratios]),
+        )
+        for mask, _, ratio in ratios:
+            apart = torch.from_numpy(np.clip(ratio - middle, -MOST_APART, MOST_APART))
+            mask.log_variance.add_(apart.to(mask.log_variance))
+
     def ranking(self) -> Ranking:
         """log alpha as it stands."""
         units: dict[Kind, dict[int, np.ndarray]] = {}
@@ -159,3 +186,9 @@ class Masks(nn.Module):
         """The sum over all units, each weighted by what one of its kind costs: a scalar."""
         weighed = [prices[kind] * mask.divergence.sum() for kind, _, mask in self.named()]
         return torch.stack(weighed).sum()
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values, kind="stable")
+    passed = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(passed, passed[-1] / 2)])

@@ -6,8 +6,11 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from models.spec import LearnMasks, Recipe
 from worker.engine.anatomy import Anatomy, Shape, anatomy_of
+from worker.engine.anatomy.hidden import dimensions
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.export.safetensors import save_folder
 from worker.engine.learned.expected_cost import Bound, CostName, ExpectedCosts, FileBytes
@@ -16,13 +19,16 @@ from worker.engine.learned.lagrangian import Lagrangian
 from worker.engine.learned.loss import MaskedDistillation
 from worker.engine.learned.selection import unit_prices
 from worker.engine.learned.trainer import MaskOptions, MaskTraining, Position
-from worker.engine.learned.vib import Masks, Ranking
+from worker.engine.learned.vib import Kind, Masks, Ranking
 from worker.engine.run import Run
+from worker.engine.significance.elements import head_elements
+from worker.engine.significance.fisher import Fisher, FisherInformation
 from worker.engine.stages.problem import (
     compared_rows,
     cost_model,
     dense_reference,
     judgement,
+    material,
     priced,
     sample,
 )
@@ -71,6 +77,8 @@ class Learning:
         start = run.shape(start_recipe(run))
         anatomy = anatomy_of(sliced(run.anatomy.model, start))
         masks = Masks(anatomy, frozenset(run.spec.approximations), run.spec.seed)
+        prices = unit_prices(anatomy)
+        masks.begin_by(self._worth(anatomy), prices)
         rows, cache = self._rows(fraction)
         # A bound that holds already would only be pursued if other bounds let go of it.
         lagrangian = Lagrangian(
@@ -84,7 +92,7 @@ class Learning:
             masks,
             lagrangian,
             expected_costs(run),
-            unit_prices(anatomy),
+            prices,
             MaskedDistillation(anatomy, masks, cache, run.task, DistilOptions(hard=hard), run.device),
             rows,
             options,
@@ -101,6 +109,22 @@ class Learning:
     def clear(self) -> None:
         """Drop the checkpoint of a training that is over."""
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def _worth(self, anatomy: Anatomy) -> dict[tuple[Kind, int], np.ndarray]:
+        """Fisher information of heads, channels and hidden dimensions. Of whole blocks and layers it says too
+        little to begin by."""
+        full = anatomy.full_shape()
+        fisher = fisher_information_of(self.run, anatomy)
+        worth: dict[tuple[Kind, int], np.ndarray] = {}
+        for index, layer in enumerate(full.layers):
+            if full.leads(index):
+                heads = [fisher.of(element) for element in head_elements(full, index)]
+                worth["heads", index] = np.array(heads)
+                worth["channels", index] = fisher.channel_scores(index)[list(layer.channels)]
+        hidden = fisher.hidden_scores() if fisher.hidden is not None else None
+        if hidden is not None:
+            worth["hidden", 0] = hidden[list(dimensions(anatomy, full))]
+        return worth
 
     def _rows(self, fraction: float) -> tuple[Split, TeacherCache]:
         """All that recovery learns from, or a part of the training rows, of at least one batch."""
@@ -200,6 +224,12 @@ class _Lesson:
         anatomy = anatomy_of(copy.deepcopy(self.anatomy.model))
         fold(anatomy, self.masks, shape)
         return anatomy
+
+
+def fisher_information_of(run: Run, anatomy: Anatomy) -> FisherInformation:
+    """On the training rows that the search estimates significance on."""
+    run.reporter.check()
+    return Fisher().weigh(material(run, anatomy, anatomy.full_shape()))
 
 
 def learned_model(run: Run) -> Trained | None:
