@@ -80,3 +80,24 @@ def test_layers_that_share_weights_share_masks() -> None:
     named = [(kind, layer) for kind, layer, _ in masks.named()]
     assert [layer for kind, layer in named if kind == "heads"] == [0]
     assert [layer for kind, layer in named if kind == "layers"] == list(range(anatomy.layers))
+
+
+def test_masks_begin_noisier_where_units_are_worth_less() -> None:
+    anatomy = anatomy_of(tiny_model("bert", "sequence"))
+    masks = Masks(anatomy, frozenset({"prune_heads", "prune_weight_groups"}), seed=0)
+    worth = {("channels", 0): np.geomspace(1e-6, 1e-2, anatomy.channels), ("heads", 0): np.full(4, 1e-3)}
+    untouched = masks.of("channels", 1)
+    assert untouched is not None
+    before = untouched.log_variance.clone()
+    masks.begin_by(worth, {"channels": 1.0, "heads": 5.0})
+    ranking = masks.ranking()
+    channels, heads = ranking.of("channels", 0), ranking.of("heads", 0)
+    assert channels is not None
+    assert heads is not None
+    assert np.argmax(channels) < 12
+    assert channels[:12].mean() > channels[-12:].mean() + 3.0
+    assert channels.max() - channels.min() < 5.3
+    # A head that is worth as much as a channel of the middle is five times as dear.
+    middle = channels[np.argmin(np.abs(worth["channels", 0] - 1e-3))]
+    assert heads.mean() == pytest.approx(middle + np.log(5.0), abs=0.4)
+    assert torch.equal(untouched.log_variance, before)
