@@ -137,7 +137,10 @@ STEPS = (
 )
 
 
-@pytest.mark.parametrize("remote", [False, True], ids=["native", "remote_code"])
+@pytest.mark.parametrize(
+    "remote",
+    [pytest.param(False, id="native", marks=pytest.mark.slow), pytest.param(True, id="remote_code")],
+)
 @pytest.mark.parametrize("kind", HEADS)
 def test_probes_of_both_runtimes_answer_what_the_model_does(
     kind: HeadKind, remote: bool, tokenizer: PreTrainedTokenizerBase, tmp_path: Path

@@ -39,6 +39,11 @@ MILD = Recipe(
     )
 )
 
+QUICK = ("bert", "modernbert", "mpnet")
+FAMILIES_BY_TIME = [
+    family if family in QUICK else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES
+]
+
 
 def rebuilt(dense: torch.nn.Module, recipe: Recipe, rows: int = 300) -> torch.nn.Module:
     student = sliced(dense, anatomy_of(dense).shape(recipe))
@@ -46,7 +51,7 @@ def rebuilt(dense: torch.nn.Module, recipe: Recipe, rows: int = 300) -> torch.nn
     return student
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES_BY_TIME)
 def test_reconstructed_models_are_nearer_to_the_dense_one_and_replayable(family: str) -> None:
     dense = tiny_classifier(family)
     before = copy.deepcopy(dense.state_dict())
@@ -62,7 +67,7 @@ def test_reconstructed_models_are_nearer_to_the_dense_one_and_replayable(family:
         assert torch.equal(weight, before[name])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES_BY_TIME)
 def test_masked_is_sliced_is_reloaded_after_reconstruction(family: str, tmp_path: Path) -> None:
     dense = tiny_classifier(family)
     tokenizer = wordpiece_tokenizer(["a few words", "and some more of them"], 100)

@@ -17,6 +17,8 @@ from worker.engine.reporting import SilentReporter
 from worker.engine.run import Run
 from worker.engine.stages.reconstruct import replayed
 
+pytestmark = pytest.mark.slow
+
 Finished = tuple[JobSpec, RunResult, Recorder, Path]
 
 

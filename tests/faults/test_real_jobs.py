@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 BASELINES = 3  # candidates of the baseline: fp32, int8, int8 with int4 embeddings
 FULL_DISK = "1m"
-RUN_SECONDS = 300.0
+RUN_SECONDS = 900.0
 NOTE = {
     "sqlite": [
         f"CREATE TRIGGER note_{change} AFTER {change} ON candidate"
