@@ -47,6 +47,7 @@ MODEL = "model"
 CHECKPOINT = "training.pt"
 EXAMPLES = {True: 48_000, False: 24_000}  # shown by default, with the weights trained and without
 EPOCHS = (1, 400)
+LEAST_SHARE_LEFT = 0.3  # of the time that is left: with next to none masks say nothing
 TRAINING_SHARE = 0.9  # of the stage's time; the rest is for looking at what the masks leave
 MASKED_COSTS: dict[str, CostName] = {"parameters": "parameters", "flops": "macs", "latency": "ms"}
 
@@ -142,7 +143,8 @@ class Learning:
         file = self.folder / "plan.json"
         plan = read_json(file)
         if plan is None:
-            plan = {"max_seconds": TRAINING_SHARE * seconds_for(run, "search")}
+            seconds = TRAINING_SHARE * seconds_for(run, "search")
+            plan = {"max_seconds": max(seconds, LEAST_SHARE_LEFT * run.stopwatch.left)}
             write_json(file, plan)
         removed = max(bound.reduction for bound in lagrangian.bounds) / 2  # on the way there
         return MaskOptions(
