@@ -182,7 +182,7 @@ class MaskTraining:
     def _optimizer_of_masks(self) -> torch.optim.Optimizer:
         """Means change less than variances: they are part of what the model computes."""
         named = [(name, value) for name, value in self.masks.named_parameters()]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [value for name, value in named if name.endswith(MEAN) == is_mean], "factor": factor}
             for is_mean, factor in ((True, MEANS_SLOWER), (False, 1.0))
         ]
