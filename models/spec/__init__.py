@@ -29,6 +29,7 @@ from models.spec.learned import BOUNDED_COSTS, BoundedCost, LearnedOptions
 from models.spec.recipe import (
     Calibration,
     HardAttention,
+    LearnMasks,
     LowRankEmbeddings,
     LowRankFfn,
     MatrixName,
@@ -105,6 +106,7 @@ __all__ = [
     "HardAttention",
     "JobSpec",
     "Latency",
+    "LearnMasks",
     "LearnedOptions",
     "Loadable",
     "LowRankEmbeddings",

@@ -45,7 +45,7 @@ class LearnedOptions(Document):
         0.1, gt=0.0, lt=100.0, description="Of the Lagrangian multipliers, which climb."
     )
     kl_weight: float = Field(
-        1e-5, ge=0.0, le=1.0, description="Weight of the Kullback-Leibler divergence of the masks."
+        1e-6, ge=0.0, le=1.0, description="Weight of the Kullback-Leibler divergence of the masks."
     )
     warm_up: float = Field(
         0.3, ge=0.0, le=0.9, description="Part of the steps in which the target rises from nothing."

@@ -148,6 +148,20 @@ class Recover(Document):
     seed: int = Field(ge=0)
 
 
+class LearnMasks(Document):
+    """Masks were trained at this point, and their means folded into the weights that stay.
+
+    For `steps` steps on `rows` training rows, by distillation from the dense model; `weights` says whether
+    these were trained too.
+    """
+
+    approximation: Literal["learn_masks"] = "learn_masks"
+    weights: bool
+    rows: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    seed: int = Field(ge=0)
+
+
 class Reconstruct(Document):
     """Output projections were solved anew at this point, without training.
 
@@ -175,6 +189,7 @@ Step = Annotated[
     | SignMatchingAttention
     | Quantize
     | Recover
+    | LearnMasks
     | Reconstruct,
     Field(discriminator="approximation"),
 ]

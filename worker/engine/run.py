@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from models.spec import JobSpec, Recipe, RecoveryOptions
+from models.spec import LEARNED, JobSpec, Recipe, RecoveryOptions
 from worker.engine.anatomy import Anatomy, Shape
 from worker.engine.crew import Alone, Crew
 from worker.engine.decision import Decision
@@ -156,6 +156,11 @@ class Run:
         """Whether FFN matrices may be of low rank: for size alone, since the latency table knows no ranks."""
         spec = self.spec
         return "low_rank_ffn" in spec.approximations and spec.focus == "size" and not self.bounds_speed
+
+    @property
+    def learns(self) -> bool:
+        """Whether the strategy trains masks."""
+        return self.asked.strategy in LEARNED
 
     @property
     def bounds_speed(self) -> bool:

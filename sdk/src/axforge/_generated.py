@@ -383,6 +383,24 @@ class JobLinks(BaseModel):
     self: str
 
 
+class LearnMasks(BaseModel):
+    """
+    Masks were trained at this point, and their means folded into the weights that stay.
+
+    For `steps` steps on `rows` training rows, by distillation from the dense model; `weights` says whether
+    these were trained too.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+    )
+    approximation: str | None = "learn_masks"
+    rows: int
+    seed: int
+    steps: int
+    weights: bool
+
+
 class LearnedOptions(BaseModel):
     """
     Training of masks with the information bottleneck (strategies vtrans, fast-vtrans, faster-vtrans).
@@ -410,7 +428,7 @@ class LearnedOptions(BaseModel):
     epochs: Annotated[int | None, Field(description="At most; default by data size.")] = None
     kl_weight: Annotated[
         float | None, Field(description="Weight of the Kullback-Leibler divergence of the masks.")
-    ] = 1e-05
+    ] = 1e-06
     learning_rate: Annotated[
         float | None, Field(description="Peak, of the weights; default by the model's width.")
     ] = None

@@ -57,3 +57,14 @@ def test_training_that_the_budget_ended_is_told() -> None:
 def test_a_dense_model_that_learnt_nothing_is_told(metric: str, score: float, told: bool) -> None:
     run = cast(Run, SimpleNamespace(spec=SimpleNamespace(metric=metric)))
     assert (learnt_nothing(run, score) is not None) == told
+
+
+def test_training_masks_gets_a_part_of_recovery() -> None:
+    bounded = {"constraints": {"speed": {"min_speedup": 2.0}}}
+    usual = seconds_for(run_of(0.0, **bounded), "search")
+    for strategy, least in (("vtrans", 0.2), ("fast-vtrans", 0.1), ("faster-vtrans", 0.1)):
+        more = seconds_for(run_of(0.0, strategy=strategy, **bounded), "search") - usual
+        assert least * 600 <= more <= RECOVERY_SHARE / 2 * 600
+    # Without recovery that part is there already, and no stage gets more than all that there is.
+    off = run_of(0.0, strategy="faster-vtrans", recovery="off", **bounded)
+    assert seconds_for(off, "search") == pytest.approx(600 * (DONE_BY["search"] + RECOVERY_SHARE))

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.spec import Recipe, Step
-from worker.engine.anatomy.costs import head_macs, layer_macs, layer_parameters, matrix_values
+from worker.engine.anatomy.costs import Amounts, model_macs, model_parameters
 from worker.engine.anatomy.families import Family, LayerParts, layer_parts
 from worker.engine.anatomy.heads import HeadKind
-from worker.engine.anatomy.hidden import narrowing, outside_parameters
+from worker.engine.anatomy.hidden import narrowing
 from worker.engine.anatomy.lm_head import masked_head
 from worker.engine.anatomy.masking import Gates, gated, masked
 from worker.engine.anatomy.shape import Shape, positions
@@ -84,24 +84,7 @@ class Anatomy:
 
     def parameters(self, shape: Shape) -> int:
         """Parameters of the model that `sliced(model, shape)` returns, embeddings included."""
-        shape, pre_norm = self.checked(shape), self.form.get("norm_placement") == "pre"
-        rows, width = self._row_count(shape), self.width(shape)
-        total = outside_parameters(self, shape)
-        if self.kind == "causal" and not self.tied_head:
-            total += rows * width
-        total += matrix_values(rows, self._embedding_width(shape), shape.embedding_rank)
-        return total + sum(
-            layer_parameters(
-                part,
-                shape.layers[part.index],
-                width,
-                self.head_size,
-                pre_norm=pre_norm,
-                kv_group=self.kv_group,
-            )
-            for part in self.parts
-            if shape.leads(part.index)
-        )
+        return int(model_parameters(self, Amounts.of(self, self.checked(shape))))
 
     def macs(self, shape: Shape, length: int) -> int:
         """Multiply-accumulates for one sequence of `length` tokens.
@@ -117,13 +100,7 @@ class Anatomy:
         none: they compute all scores first; sign matching with a softmax takes length^2 s more a head. Layers
         that share weights count each.
         """
-        shape, width, dense = self.checked(shape), self.width(shape), "head.dense" in self.outside
-        total = self._head_macs(shape, length, dense=dense)
-        total += length * width * (self.form.get("embedding_size") or 0)
-        total += length * self._embedding_width(shape) * (shape.embedding_rank or 0)
-        return total + sum(
-            layer_macs(self.form, width, self.head_size, layer, length) for layer in shape.layers
-        )
+        return int(model_macs(self, Amounts.of(self, self.checked(shape)), length))
 
     def masked(self, shape: Shape) -> AbstractContextManager[None]:
         """While it lasts, the model computes what `sliced(model, shape)` would.
@@ -228,16 +205,6 @@ class Anatomy:
         if kept is not None:
             return Shape.from_json(kept)
         return Shape.full(self.layers, self.heads, self.channels, self.shares)
-
-    def _row_count(self, shape: Shape) -> int:
-        return self.vocabulary if shape.rows is None else len(shape.rows)
-
-    def _head_macs(self, shape: Shape, length: int, *, dense: bool) -> int:
-        rows, width = self._row_count(shape), self.width(shape)
-        if self.tied_head and shape.embedding_rank is not None:
-            return length * matrix_values(rows, width, shape.embedding_rank)
-        outputs = rows if self.kind == "causal" else self.model.config.num_labels
-        return head_macs(self.kind, width, outputs, length, dense=dense)
 
     def _check_rows(self, shape: Shape) -> None:
         lost = set() if shape.rows is None else self.fixed_rows - set(shape.rows)

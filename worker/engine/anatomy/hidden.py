@@ -142,13 +142,13 @@ def cut(state: Mapping[str, Tensor], role: Role | None, kept: Tensor | None) -> 
     return {name: _taken(value, _axes(value, role), kept) for name, value in state.items()}
 
 
-def outside_parameters(anatomy: Anatomy, shape: Shape) -> int:
-    """Of all modules that are in no layer, of a model of `shape`.
+def outside_parameters(anatomy: Anatomy, kept: Any) -> Any:
+    """Of all modules that are in no layer, of a model with `kept` dimensions: a number, or a scalar tensor.
 
     Without the word embedding, and what is as long: the head of a language model.
     """
-    held, kept, used = anatomy.width(anatomy.full_shape()), anatomy.width(shape), roles(anatomy.form)
-    total = 0
+    held, used = anatomy.width(anatomy.full_shape()), roles(anatomy.form)
+    total: Any = 0
     for name, module in anatomy.outside.items():
         if anatomy.kind == "causal" and name == WORD_SCORES:
             continue
@@ -158,16 +158,17 @@ def outside_parameters(anatomy: Anatomy, shape: Shape) -> int:
                 continue
             role = used.get(name)
             axes = len(_axes(parameter, role)) if role else 0
-            total += parameter.numel() // held**axes * kept**axes
+            total = total + parameter.numel() // held**axes * kept**axes
     return total
 
 
-def weighted_norm(norm: nn.Module, hidden: Tensor, weights: Tensor) -> Tensor:
+def weighted_norm(norm: nn.Module, hidden: Tensor, weights: Tensor, scale: Tensor | None = None) -> Tensor:
     """What `norm` makes of `hidden` (..., width), each dimension counted as `weights` say, in float32.
 
     With mean = sum(w x) / sum(w) and variance = sum(w (x - mean)^2) / sum(w), the result w * norm(x) is that
     of a norm over the dimensions of weight 1 alone when the others have weight 0, and has a gradient
-    in between. A norm that is no LayerNorm leaves out the mean (RMSNorm).
+    in between. A norm that is no LayerNorm leaves out the mean (RMSNorm). `scale`: what the result is
+    multiplied by in the place of w.
     """
     values, total = hidden.float(), weights.sum(-1, keepdim=True)
     if isinstance(norm, nn.LayerNorm):
@@ -177,7 +178,7 @@ def weighted_norm(norm: nn.Module, hidden: Tensor, weights: Tensor) -> Tensor:
     normed = values * torch.rsqrt(variance + eps)
     for name, parameter in norm.named_parameters():
         normed = normed * parameter if name == "weight" else normed + parameter
-    result: Tensor = weights * normed
+    result: Tensor = (weights if scale is None else scale) * normed
     return result
 
 

@@ -7,6 +7,7 @@ from itertools import groupby
 
 from models.spec import (
     HardAttention,
+    LearnMasks,
     LowRankEmbeddings,
     LowRankFfn,
     PruneBlocks,
@@ -97,6 +98,11 @@ def _recovered(steps: Sequence[Recover]) -> str:
     return f"distilled for {_many('pass', sum(step.epochs for step in steps), 'passes')}"
 
 
+def _learned(steps: Sequence[LearnMasks]) -> str:
+    trained = "masks and weights" if any(step.weights for step in steps) else "masks"
+    return f"{trained} trained for {sum(step.steps for step in steps):,} steps"
+
+
 def _reconstructed(steps: Sequence[Reconstruct]) -> str:
     return f"output projections solved anew on {steps[-1].rows:,} rows"
 
@@ -127,5 +133,6 @@ _TELLERS: dict[str, Callable[..., str]] = {
     "sign_matching_attention": _signs,
     "quantize": _quantized,
     "recover": _recovered,
+    "learn_masks": _learned,
     "reconstruct": _reconstructed,
 }

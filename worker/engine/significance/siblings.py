@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from worker.engine.anatomy import Anatomy, Shape
-from worker.engine.anatomy.costs import layer_macs
+from worker.engine.anatomy.costs import LayerAmounts, layer_macs
 from worker.engine.anatomy.families import Rows
 from worker.engine.anatomy.resuming import layer_modules
 from worker.engine.anatomy.shape import positions
@@ -52,10 +52,16 @@ def computed_together(anatomy: Anatomy, shape: Shape, block: Key, siblings: int,
     whole = shape.layers[block[0]]
     tokens = max(1, round(length))
     ffn, both = (
-        layer_macs(anatomy.form, anatomy.hidden_size, anatomy.head_size, layer, tokens)
+        layer_macs(
+            anatomy.form,
+            anatomy.hidden_size,
+            anatomy.head_size,
+            LayerAmounts.of(layer, anatomy.kv_group),
+            tokens,
+        )
         for layer in (Element("attention", block[0]).removed_from(shape).layers[block[0]], whole)
     )
-    return 1.0 + (siblings - 1) * ffn / both
+    return float(1.0 + (siblings - 1) * ffn / both)
 
 
 def forked(anatomy: Anatomy, shape: Shape, block: Key, siblings: Sequence[Element], run: Any) -> Any:

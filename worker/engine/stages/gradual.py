@@ -50,12 +50,14 @@ def plan(run: Run, target: Recipe, seconds: float) -> Plan:
     """As many steps as `seconds` have room for, each with a pass over the training rows.
 
     None where one-shot recovery was asked for, or does as well, and none with accuracy focus: there the
-    published algorithm has chosen what goes.
+    published algorithm has chosen what goes. None where masks were trained either: they have come to
+    the structure gradually.
     """
     costs = cost_model(run)
     whole, wanted = costs(run.anatomy.full_shape()), costs(run.shape(target))
     passing = pass_seconds(run, (1.0 + wanted.ms / whole.ms) / 2)  # a student's of medium size
     fixed = not isinstance(run.spec.recovery, RecoveryOptions) or run.spec.focus == "accuracy"
+    fixed = fixed or run.learns
     schedule = "one_shot" if fixed else recovery_of(run).schedule
     bounds = Goal.of(run.spec.constraints, dense_reference(run), margin=0.0)
     return planned(schedule, bounds, whole, wanted, passing, SHARE_OF_TRAINING * seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -24,7 +24,7 @@ from worker.engine.stages.racing import Race
 from worker.engine.stages.sparse import longest_sequence
 from worker.engine.stages.timing import reference_times
 from worker.engine.stages.vocabulary import start_recipe
-from worker.engine.strategies.base import Abandoned, Bar, Judgement, Score, SearchProblem
+from worker.engine.strategies.base import Abandoned, Bar, Judgement, Score, SearchProblem, Teaching
 from worker.engine.strategies.goal import CostModel, DenseReference, Goal
 from worker.engine.tasks import Evaluation, Split, evaluate
 from worker.engine.workspace import read_json
@@ -36,8 +36,38 @@ SEARCH_PASSES = 90  # forward passes over them in a usual search, one for gradie
 SEARCH_SHARE = 0.1  # of the budget, for these passes
 
 
+@dataclass(frozen=True)
+class Prices:
+    """What costs are predicted by: the latency table, and its milliseconds' `scale`; the file of the `whole`
+    shape, what a parameter of a layer takes in it, how much more one that is in no layer takes
+    (`outside_more`), and what else goes with a layer's parts (`beside`)."""
+
+    table: LatencyTable
+    scale: float
+    whole: Shape
+    whole_bytes: float
+    per_parameter: float
+    outside_more: float
+    beside: LayerSize | None
+
+
 def cost_model(run: Run) -> CostModel:
     """Predicted costs in the precision that will be delivered."""
+    prices, anatomy = priced(run), run.anatomy
+    beside = _beside_bytes(anatomy, prices.beside)
+    tables = _outside_bytes(anatomy, prices.whole, prices.outside_more)
+    return CostModel(
+        milliseconds=lambda shape: prices.scale * prices.table.predict(shape),
+        parameters=anatomy.parameters,
+        whole_bytes=prices.whole_bytes,
+        whole_parameters=anatomy.parameters(prices.whole),
+        bytes_per_parameter=prices.per_parameter,
+        other_bytes=lambda shape: beside(shape) + tables(shape),
+    )
+
+
+def priced(run: Run) -> Prices:
+    """What the run has measured so far of times and files."""
     baseline = run.workspace.result("baseline")
     stored = read_json(run.workspace.folder("analyse") / "latency_table.json")
     assert baseline is not None
@@ -51,16 +81,11 @@ def cost_model(run: Run) -> CostModel:
     per_weight = bytes_per_parameter(
         run.dense.anatomy, Recipe.model_validate({"steps": baseline["quantize"]})
     )
-    beside = other_bytes(run.anatomy, table.layer_size, in_stacks)
-    tables = table_bytes(run.anatomy, whole, baseline["whole_bytes"], per_weight)
-    return CostModel(
-        milliseconds=lambda shape: scale * table.predict(shape),
-        parameters=run.anatomy.parameters,
-        whole_bytes=baseline["whole_bytes"],
-        whole_parameters=run.anatomy.parameters(whole),
-        bytes_per_parameter=per_weight,
-        other_bytes=lambda shape: beside(shape) + tables(shape),
-    )
+    beside = None
+    if table.layer_size is not None:
+        beside = table.layer_size.less(layer_parameters(run.anatomy), in_stacks)
+    more = outside_more(run.anatomy, whole, baseline["whole_bytes"], per_weight)
+    return Prices(table, scale, whole, baseline["whole_bytes"], per_weight, more, beside)
 
 
 def table_bytes(
@@ -71,6 +96,23 @@ def table_bytes(
     Tables of embeddings may be kept in more or fewer bits than the layers' weights. What a parameter outside
     the layers takes is what the measured file of `whole` leaves for them.
     """
+    return _outside_bytes(anatomy, whole, outside_more(anatomy, whole, whole_bytes, per_weight))
+
+
+def outside_more(anatomy: Anatomy, whole: Shape, whole_bytes: float, per_weight: float) -> float:
+    """Bytes of a parameter that is in no layer beyond `per_weight`, by the measured file of `whole`."""
+    outside = _outside_parameters(anatomy, whole)(whole)
+    left = whole_bytes - per_weight * (anatomy.parameters(whole) - outside)
+    return max(0.0, left) / max(1, outside) - per_weight
+
+
+def _outside_bytes(anatomy: Anatomy, whole: Shape, more: float) -> Callable[[Shape], float]:
+    held = _outside_parameters(anatomy, whole)
+    all_held = held(whole)
+    return lambda shape: more * (all_held - held(shape))
+
+
+def _outside_parameters(anatomy: Anatomy, whole: Shape) -> Callable[[Shape], int]:
     nothing = (LayerShape((), (), present=False),) * len(whole.layers)
 
     @cache
@@ -78,22 +120,20 @@ def table_bytes(
         bare = Shape(nothing, rows=rows, embedding_rank=rank, hidden_gone=gone, shares=whole.shares)
         return anatomy.parameters(bare)
 
-    def held(shape: Shape) -> int:
-        return outside(shape.rows, shape.embedding_rank, shape.hidden_gone)
-
-    all_held = held(whole)
-    left = whole_bytes - per_weight * (anatomy.parameters(whole) - all_held)
-    more = max(0.0, left) / max(1, all_held) - per_weight
-    return lambda shape: more * (all_held - held(shape))
+    return lambda shape: outside(shape.rows, shape.embedding_rank, shape.hidden_gone)
 
 
 def other_bytes(
     anatomy: Anatomy, layer_size: LayerSize | None, per_parameter: float
 ) -> Callable[[Shape], float]:
     """Of a shape, what its file lacks beside its parameters, by the files of the latency table's stacks."""
-    if layer_size is None:
+    beside = None if layer_size is None else layer_size.less(layer_parameters(anatomy), per_parameter)
+    return _beside_bytes(anatomy, beside)
+
+
+def _beside_bytes(anatomy: Anatomy, beside: LayerSize | None) -> Callable[[Shape], float]:
+    if beside is None:
         return lambda shape: 0.0
-    beside = layer_size.less(layer_parameters(anatomy), per_parameter)
 
     def held(shape: Shape) -> float:
         return sum(beside.of(layer) for index, layer in enumerate(shape.layers) if shape.leads(index))
@@ -140,6 +180,7 @@ def search_problem(
     goal: Goal,
     *,
     trials: Callable[[Sequence[Recipe]], Sequence[Score]] | None = None,
+    teaching: Teaching | None = None,
     tell: Callable[[str, int, int | None], None],
 ) -> SearchProblem:
     """The problem for the model of `anatomy`, dense or recovered. Looks at no holdout row."""
@@ -174,6 +215,7 @@ def search_problem(
         focus=run.spec.focus,
         allowed=frozenset(run.spec.approximations),
         trials=trials,
+        teaching=teaching,
         length=run.length(),
         max_candidates=run.spec.budget.max_candidates,
         metric=run.spec.metric,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from models.spec import Recipe, Reconstruct
+from models.spec import LearnMasks, Recipe, Reconstruct
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.run import Run
 from worker.engine.stages.fitting import judged
@@ -22,10 +22,13 @@ DAMPING = 0.01
 def reconstructed(run: Run, recipe: Recipe) -> tuple[PreTrainedModel, Recipe, Judgement]:
     """The model of a recipe, with a `reconstruct` step if that helps on the selection split.
 
-    It is always made from the dense model, never from an earlier reconstruction: so its recipe, which
-    has one such step at most and as its last, can be replayed (`replayed`).
+    It is always made from the dense model, never from an earlier reconstruction or from weights that masks
+    were trained with: so its recipe, which has one such step at most and as its last, can be replayed
+    (`replayed`).
     """
-    structure = Recipe(steps=tuple(step for step in recipe.steps if not isinstance(step, Reconstruct)))
+    structure = Recipe(
+        steps=tuple(step for step in recipe.steps if not isinstance(step, Reconstruct | LearnMasks))
+    )
     before = replayed(run, structure)
     untouched = judged(run, before)
     if run.shape(structure) == run.anatomy.full_shape():

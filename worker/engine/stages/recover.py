@@ -26,6 +26,7 @@ from worker.engine.stages.fitting import (
     recovery_seconds,
 )
 from worker.engine.stages.gradual import Plan, dropped_layers, next_recipe, plan
+from worker.engine.stages.learning import learned_model
 from worker.engine.stages.measuring import measured_rung, report_rung
 from worker.engine.stages.problem import cost_model, dense_reference, search_problem
 from worker.engine.stages.reconstruct import reconstructed
@@ -242,7 +243,7 @@ class _Climb:
         run = self.run
         if run.spec.recovery == "reconstruct":
             return reconstructed(run, recipe)[:2]
-        student = student_of(run, recipe, self._known())
+        student = student_of(run, recipe, self._known(), learned_model(run))
         if run.spec.recovery == "off" or run.shape(recipe) == run.anatomy.full_shape():
             return student.model, student.recipe
         return self._distilled(student, self._seconds())

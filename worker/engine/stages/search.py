@@ -9,6 +9,7 @@ from typing import Any
 from models.spec import Recipe
 from worker.engine.run import Run
 from worker.engine.stages.choosing import choose_recovery
+from worker.engine.stages.learning import Learning
 from worker.engine.stages.problem import dense_reference, search_problem
 from worker.engine.stages.reconstruct import reconstruction_scores
 from worker.engine.stages.trials import Trials
@@ -36,7 +37,8 @@ def search(run: Run) -> dict[str, Any]:
     def tell(message: str, step: int, total: int | None) -> None:
         run.progress("search", step, total, message)
 
-    problem = search_problem(run, run.anatomy, goal, trials=_trials(run), tell=tell)
+    teaching = Learning(run) if run.learns else None
+    problem = search_problem(run, run.anatomy, goal, trials=_trials(run), teaching=teaching, tell=tell)
     for step in STRATEGIES[run.spec.strategy].search(problem, state):
         state = step.state
         write_json(file, {"state": state})
@@ -49,6 +51,8 @@ def search(run: Run) -> dict[str, Any]:
         )
         run.reporter.candidate(candidate)
         tell(f"candidate {candidate.number}: {candidate.reason}", state["number"], None)
+    if teaching is not None:
+        teaching.clear()
     recipe = Recipe.model_validate(state["recipe"])
     if run.asked.strategy == "auto":
         choose_recovery(run, recipe)

@@ -37,13 +37,16 @@ class Student:
     before: PreTrainedModel
 
 
-def student_of(run: Run, recipe: Recipe, trained: Sequence[Trained]) -> Student:
+def student_of(
+    run: Run, recipe: Recipe, trained: Sequence[Trained], origin: Trained | None = None
+) -> Student:
     """The model of `recipe`, with the weights of the last of `trained` that holds all of it.
 
     Where none does, it begins with the dense model's weights, or with these and what the last of `trained`
-    has learnt, by what does better on the selection split.
+    has learnt, by what does better on the selection split. `origin` stands for the dense model where
+    the search has trained its weights.
     """
-    dense, shape = run.anatomy.model, run.shape(recipe)
+    dense, shape = run.anatomy.model if origin is None else origin.load(), run.shape(recipe)
     for known in reversed(trained):
         if shape.within(run.shape(known.recipe)):
             before = known.load()

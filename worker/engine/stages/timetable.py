@@ -8,12 +8,16 @@ a row takes longer (`problem.compared_rows`). On a machine with time to spare no
 
 from __future__ import annotations
 
+from models.spec import StrategyName
 from worker.engine.reporting import Stage
 from worker.engine.run import Run
 
 RECOVERY_SHARE = 0.4  # of the budget, which the stages before leave to sizing, training and measuring rungs
 DONE_BY: dict[Stage, float] = {"prepare": 0.05, "baseline": 0.28, "analyse": 0.39, "search": 0.52}
 """Shares of the budget by which stages are to be done; what follows recovery takes the last 8 %."""
+LEARNING_SHARES: dict[StrategyName, float] = {"vtrans": 0.2, "fast-vtrans": 0.12, "faster-vtrans": 0.12}
+"""Of the budget, that strategies which train masks take for that from recovery's part: with the weights on
+all rows, half of it."""
 LEAST_SECONDS = 1.0
 
 
@@ -25,4 +29,6 @@ def seconds_for(run: Run, stage: Stage) -> float:
     share = DONE_BY[stage]
     if run.spec.recovery == "off":
         share *= (DONE_BY["search"] + RECOVERY_SHARE) / DONE_BY["search"]
+    elif stage == "search":
+        share += LEARNING_SHARES.get(run.spec.strategy, 0.0)
     return max(LEAST_SECONDS, share * run.spec.budget.max_minutes * 60 - run.stopwatch.used)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from models.spec import (
+    LearnMasks,
     LowRankEmbeddings,
     LowRankFfn,
     PruneHeads,
@@ -20,10 +21,11 @@ from worker.engine.anatomy.slicing import is_native
 from worker.engine.run import Run
 from worker.engine.significance.base import Significance
 from worker.engine.significance.elements import group_size, head_elements
+from worker.engine.stages.learning import keeps_target
 from worker.engine.stages.problem import cost_model, significance
 from worker.engine.strategies.goal import Goal
 
-LASTING = PruneLayers | PruneVocabulary | LowRankEmbeddings | LowRankFfn
+LASTING = PruneLayers | PruneVocabulary | LowRankEmbeddings | LowRankFfn | LearnMasks
 """Steps that are not taken back: layers come back in part, tables and ranks were chosen before the search."""
 
 
@@ -38,7 +40,7 @@ def widened(run: Run, recipe: Recipe, goal: Goal) -> Recipe:
     def fits(tried: Recipe) -> bool:
         shape = run.shape(tried)
         native = run.spec.constraints.loadable != "native" or is_native(run.anatomy, shape)
-        return native and goal.met(costs(shape))
+        return native and goal.met(costs(shape)) and keeps_target(run, shape)
 
     shorter = shortest_that_fits(recipe, fits)
     full_width = all(isinstance(step, LASTING) for step in shorter.steps)

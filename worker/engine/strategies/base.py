@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,12 +15,14 @@ from models.spec import (
     CandidateMeasurements,
     Focus,
     GroupSizes,
+    LearnMasks,
     Recipe,
     metric_value,
 )
 from worker.engine.anatomy import Anatomy
 from worker.engine.anatomy.shape import Shape
 from worker.engine.anatomy.slicing import is_native
+from worker.engine.learned.vib import Ranking
 from worker.engine.significance.base import Significance
 from worker.engine.strategies.goal import CostModel, Costs, DenseReference, Goal
 
@@ -68,6 +70,50 @@ Contest = Callable[[Shape, Shape, Bar], Judgement | Abandoned]
 """Judges a shape (the second) against its rival (the first), as far as that is needed to know."""
 
 
+class Lesson(Protocol):
+    """Where the training of masks stands.
+
+    `progress`: part of the steps that are done, 1 at the end. `asked`: the part of what the bounds ask
+    that is asked by now.
+    """
+
+    @property
+    def progress(self) -> float: ...
+
+    @property
+    def asked(self) -> float: ...
+
+    @property
+    def ranking(self) -> Ranking:
+        """Of all units, as the masks stand."""
+
+    @property
+    def step(self) -> LearnMasks:
+        """What the recipe says of the training so far."""
+
+    def judge(self, shape: Shape) -> Judgement:
+        """The model as it stands with the means of its masks, masked to the shape."""
+
+    def keep(self, shape: Shape) -> None:
+        """Hand the weights, with the means of what the shape keeps, to the stages that follow."""
+
+
+class Teaching(Protocol):
+    """Trains masks on what the stages know of the data."""
+
+    def room(self, shape: Shape, asked: float = 1.0) -> float:
+        """The part of the tightest bound that a shape leaves, by exact costs; below 0 where it does not hold.
+
+        `asked`: as if bounds asked for this part only of what they do.
+        """
+
+    def lessons(self, *, weights: bool, fraction: float) -> Iterator[Lesson]:
+        """Train, with the `weights` or with these frozen, on that part of the training rows.
+
+        Yields some times on the way, and at the end; goes on from where a killed training was.
+        """
+
+
 @dataclass(frozen=True)
 class SearchProblem:
     """All that a strategy may look at. Everything here comes from the selection and training data.
@@ -76,6 +122,7 @@ class SearchProblem:
     all are judged whole); `significance` weighs the elements of a shape.
     `trials` fine-tunes the models of some recipes for a moment, each by itself, and evaluates them; it is
     None when the job forbids training. `trials_together`: it is best given all at once.
+    `teaching` trains masks, for strategies that do; None for others.
     `start` is what is decided before the search; `group_sizes` how much of a width goes at a time.
     `longest`: tokens of the longest sequence that is judged.
     `native`: only shapes that a stock class holds are wanted. `metric`: the name of what scores tell.
@@ -100,6 +147,7 @@ class SearchProblem:
     start: Recipe = field(default_factory=Recipe)
     group_sizes: GroupSizes = field(default_factory=GroupSizes)
     contest: Contest | None = None
+    teaching: Teaching | None = None
     tell: Callable[[str, int, int | None], None] = field(default=lambda message, step, total: None)
 
     def may(self, approximation: ApproximationName) -> bool:
