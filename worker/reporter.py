@@ -70,9 +70,10 @@ class DatabaseReporter:
         if not entered and not timed and self._clock() - self._written_at < LEAST_SECONDS_BETWEEN_WRITES:
             return
         self._written_at = self._clock()
+        if entered or timed:  # whoever is stopped right after a stage has not done it in vain
+            self._save_checkpoints()
         if entered:
             self._stage = stage
-            self._save_checkpoints()
             if message != FINISHED:  # else an earlier attempt did it, and told of it
                 self._keep(
                     lambda session: journal.add_event(

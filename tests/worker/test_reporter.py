@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import select, text
 
-from models import lifecycle
+from models import journal, lifecycle
 from models.database import Database
 from models.settings import Settings
 from models.store import open_store
@@ -121,6 +121,18 @@ def test_a_stage_that_an_earlier_attempt_did_does_not_begin_again(
     with database.session() as session:
         told = session.scalars(select(Event.message).where(Event.type == "stage.started")).all()
     assert told == ["Stage baseline has begun."]
+
+
+def test_a_stage_is_saved_as_soon_as_it_is_finished(
+    reporter: DatabaseReporter, database: Database, job_id: str, tmp_path: Path
+) -> None:
+    """Whoever is stopped before the next one begins has not done it in vain."""
+    reporter.progress("baseline", 0, None, STARTED)
+    write(tmp_path / "run-1", {"baseline/done.json": "{}"})
+    reporter.progress("baseline", 1, 1, FINISHED)
+    reporter.stop()
+    with database.session() as session:
+        assert [row.name for row in journal.checkpoints(session, job_id)] == ["baseline/done.json"]
 
 
 def test_a_cancelled_run_is_stopped_at_its_next_step(
