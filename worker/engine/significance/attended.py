@@ -101,13 +101,8 @@ def mass_sums(maps: Tensor, mask: Tensor, special: Tensor) -> Tensor:
 
 
 def _maps(model: PreTrainedModel, batch: Batch, device: Device) -> tuple[Tensor, ...]:
-    try:
-        outputs = model(**device.put(batch.inputs), output_attentions=True)
-    except TypeError as error:  # the engine's own classes know no such argument
-        if "output_attentions" not in str(error):
-            raise
-        outputs = None
-    maps = getattr(outputs, "attentions", None)
+    outputs = model(**device.put(batch.inputs), output_attentions=True)
+    maps = getattr(outputs, "attentions", None)  # the engine's own classes take the argument and give none
     if not maps or any(each is None for each in maps):
         raise NoMaps(f"{type(model).__name__} gives no attention maps")
     return tuple(each.float() for each in maps)
