@@ -36,6 +36,7 @@ def searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         run = SimpleNamespace(
             spec=spec,
             asked=spec,
+            learns=False,
             anatomy=made.anatomy,
             workspace=SimpleNamespace(folder=lambda name: tmp_path, result=lambda name: {"candidates": 3}),
             reporter=SimpleNamespace(candidate=lambda candidate: None),
