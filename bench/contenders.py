@@ -36,9 +36,8 @@ from worker.engine.anatomy.hidden import roles
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.delivery import target_file, write_target_file
 from worker.engine.export.safetensors import save_folder
-from worker.engine.memory import give_back
-from worker.engine.pipeline import RUNNERS
-from worker.engine.reporting import FINISHED, STAGES, STARTED, Reporter, SilentReporter, Stage
+from worker.engine.pipeline import RUNNERS, Runner, do_stages
+from worker.engine.reporting import Reporter, SilentReporter, Stage
 from worker.engine.run import Run
 from worker.engine.significance.base import Material
 from worker.engine.significance.elements import ALIGNMENT, ALL_LAYERS, Element
@@ -85,18 +84,11 @@ def contended(
     `candidates`, as `bench.main.optimized` names them.
     """
     run = Run(spec, workdir, reporter or SilentReporter())
-    runners: dict[Stage, Callable[[Run], dict[str, Any]]] = {
-        **RUNNERS,
+    own: dict[Stage, Runner] = {
         "search": partial(_search, contender=contender),
         "recover": partial(_recover, seconds=training_seconds),
     }
-    for stage in STAGES:
-        if run.workspace.result(stage) is None:
-            run.reporter.progress(stage, 0, None, STARTED)
-            run.workspace.finish(stage, runners[stage](run))
-            give_back()
-            run.stopwatch.save()
-        run.reporter.progress(stage, 1, 1, FINISHED)
+    do_stages(run, runners=RUNNERS | own)
     searched, recovery = run.workspace.result("search"), run.workspace.result("recover")
     assert searched is not None
     assert recovery is not None

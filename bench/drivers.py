@@ -18,7 +18,7 @@ from bench.main import base_model, data_folder
 from models.spec import ApproximationName, EstimatorName, JobSpec, Recipe
 from worker.engine.anatomy import Shape
 from worker.engine.anatomy.slicing import sliced
-from worker.engine.pipeline import RUNNERS
+from worker.engine.pipeline import do_stages
 from worker.engine.reporting import SilentReporter, Stage
 from worker.engine.run import Run
 from worker.engine.significance.agreement import agreement, agreement_by_kind
@@ -64,9 +64,7 @@ def dense_run(cache: Path) -> Run:
         }
     )
     run = Run(spec, cache / spec.digest()[:12], SilentReporter())
-    for stage in STAGES:
-        if run.workspace.result(stage) is None:
-            run.workspace.finish(stage, RUNNERS[stage](run))
+    do_stages(run, STAGES)
     return run
 
 

@@ -38,7 +38,7 @@ from bench.contenders import contended
 from bench.main import ROOT, JobFailed, data_folder, ran
 from bench.quality import CACHE, Dense
 from bench.quality_tasks import QUALITY_TASKS, QualityTask
-from bench.record import Rows, record
+from bench.record import Rows, of_certificate, record
 from models.spec import JobSpec
 from models.spec.job import LEARNED, MASKED_APPROXIMATIONS
 from worker.engine.errors import EngineError
@@ -126,7 +126,7 @@ def measured(case: Case, dense: Dense, rows: Rows) -> dict[str, Any]:
     else:
         done = ran(document, folder)
         certificate, minutes = done.certificate, done.minutes
-    row = case.key | of_certificate(certificate) | of_run(Run(spec, folder, SilentReporter()))
+    row = case.key | kept(certificate) | of_run(Run(spec, folder, SilentReporter()))
     shutil.rmtree(folder)
     return row | {
         "minutes": minutes,
@@ -144,24 +144,14 @@ def training_seconds(case: Case, rows: Rows) -> float:
     return RECOVERY_SHARE * FIRST_RECOVERY_SHARE * case.minutes * 60
 
 
-def of_certificate(told: dict[str, Any]) -> dict[str, Any]:
+def kept(told: dict[str, Any]) -> dict[str, Any]:
     """What a row keeps of a certificate."""
-    dense, optimized, ratios = told["dense"], told["optimized"], told["ratios"]
+    dense, optimized = told["dense"], told["optimized"]
     return {
-        "metric": dense["metric"]["name"],
-        "dense_metric": dense["metric"]["value"],
-        "optimized_metric": optimized["metric"]["value"],
+        **of_certificate(told),
         "retention": optimized["metric"]["value"] / dense["metric"]["value"],
-        "relative_drop": ratios["relative_drop"],
-        "interval": ratios["relative_drop_interval"],
-        "speedup": ratios["speedup"],
-        "size_reduction": ratios["size_reduction"],
-        "parameters": optimized["parameters"],
         "parameters_kept": optimized["parameters"] / dense["parameters"],
         "macs_kept": optimized["macs"] / dense["macs"],
-        "met": told["constraints_met"],
-        "holdout_rows": told["holdout_rows"],
-        "spread": told["spread"],
     }
 
 

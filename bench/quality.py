@@ -40,7 +40,7 @@ from bench.contenders import Contender, contended
 from bench.main import ROOT, JobFailed, base_model, data_folder, ran
 from bench.prediction import predicted
 from bench.quality_tasks import QUALITY_TASKS, QualityTask
-from bench.record import Rows
+from bench.record import Rows, of_certificate
 from models.spec import JobSpec, Quantize, Recipe
 from worker.engine.delivery import target_file
 from worker.engine.errors import EngineError
@@ -232,24 +232,14 @@ def _searched(candidates: Iterable[dict[str, Any]]) -> dict[str, float] | None:
 
 def _row(told: dict[str, Any]) -> dict[str, Any]:
     """What the results keep of a certificate."""
-    ratios, dense, optimized = told["ratios"], told["dense"], told["optimized"]
+    dense, optimized = told["dense"], told["optimized"]
     return {
-        "metric": dense["metric"]["name"],
-        "dense_metric": dense["metric"]["value"],
-        "optimized_metric": optimized["metric"]["value"],
-        "relative_drop": ratios["relative_drop"],
-        "interval": ratios["relative_drop_interval"],
-        "speedup": ratios["speedup"],
-        "size_reduction": ratios["size_reduction"],
-        "parameters": optimized["parameters"],
+        **of_certificate(told),
         "macs_reduction": dense["macs"] / optimized["macs"],
         "dense_ms": dense["latency_ms"]["p50"],
-        "met": told["constraints_met"],
         "verdict": told["verdict"],
         "nearest": told["nearest"],
         "notes": told["notes"],
-        "holdout_rows": told["holdout_rows"],
-        "spread": told["spread"],
         "focus": None,
     }
 

@@ -71,6 +71,24 @@ def dry(results: Path) -> Path:
     return DRY / results.name
 
 
+def of_certificate(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What rows of every bench keep of a certificate (JSON)."""
+    ratios, dense, optimized = told["ratios"], told["dense"], told["optimized"]
+    return {
+        "metric": dense["metric"]["name"],
+        "dense_metric": dense["metric"]["value"],
+        "optimized_metric": optimized["metric"]["value"],
+        "relative_drop": ratios["relative_drop"],
+        "interval": ratios["relative_drop_interval"],
+        "speedup": ratios["speedup"],
+        "size_reduction": ratios["size_reduction"],
+        "parameters": optimized["parameters"],
+        "met": told["constraints_met"],
+        "holdout_rows": told["holdout_rows"],
+        "spread": told["spread"],
+    }
+
+
 def machine() -> dict[str, Any]:
     """Where and with what a measurement was taken."""
     host = describe()

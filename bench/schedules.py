@@ -24,7 +24,7 @@ import yaml
 from bench.main import EXAMPLE, ROOT, base_model
 from models.spec import JobSpec, Recipe
 from worker.engine.export import load_folder
-from worker.engine.pipeline import RUNNERS
+from worker.engine.pipeline import do_stages
 from worker.engine.reporting import STAGES, SilentReporter
 from worker.engine.run import Run
 from worker.engine.stages.recover import recover
@@ -74,8 +74,7 @@ def main() -> int:
 def structure(spec: JobSpec, workdir: Path) -> Recipe:
     """What the search ends with, sized; `workdir` holds the stages up to there."""
     run = Run(spec, workdir, SilentReporter())
-    for stage in STAGES[: STAGES.index("recover")]:
-        run.workspace.finish(stage, RUNNERS[stage](run))
+    do_stages(run, STAGES[: STAGES.index("recover")])
     searched = run.workspace.result("search")
     assert searched is not None
     folder = run.workspace.folder("recover")

@@ -31,7 +31,7 @@ from worker.engine.approximations import APPROXIMATIONS
 from worker.engine.delivery import Delivered, deliver
 from worker.engine.measure.latency import compare
 from worker.engine.measure.machine import usable_processors
-from worker.engine.pipeline import RUNNERS
+from worker.engine.pipeline import do_stages
 from worker.engine.reporting import SilentReporter, Stage
 from worker.engine.run import Run
 from worker.engine.stages.fitting import learning_rate, recovered, trial_options
@@ -105,9 +105,7 @@ def fine_tuned(task: str, cache: Path, effort: Effort) -> Run:
         }
     )
     run = Run(spec, cache / f"{task}-{spec.digest()[:12]}", SilentReporter())
-    for stage in STAGES:
-        if run.workspace.result(stage) is None:
-            run.workspace.finish(stage, RUNNERS[stage](run))
+    do_stages(run, STAGES)
     return run
 
 

@@ -15,7 +15,7 @@ from tests.engine.runs import Recorder, tiny_sources, tiny_spec
 from worker.engine.anatomy import anatomy_of
 from worker.engine.errors import Stopped
 from worker.engine.export import load_folder
-from worker.engine.pipeline import RUNNERS
+from worker.engine.pipeline import do_stages
 from worker.engine.reporting import STAGES, SilentReporter
 from worker.engine.run import Run
 from worker.engine.stages import recover
@@ -66,9 +66,7 @@ def test_a_killed_climb_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch:
 
 def _searched(spec: JobSpec, folder: Path) -> None:
     run = Run(spec, folder, SilentReporter())
-    for stage in STAGES[: STAGES.index("recover")]:
-        run.workspace.finish(stage, RUNNERS[stage](run))
-    run.stopwatch.save()
+    do_stages(run, STAGES[: STAGES.index("recover")])
 
 
 def _climb(workdir: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from worker.engine.anatomy import anatomy_of
 from worker.engine.errors import Stopped
 from worker.engine.export import load_folder
 from worker.engine.learned import trainer
-from worker.engine.pipeline import RUNNERS, run
+from worker.engine.pipeline import do_stages, run
 from worker.engine.reporting import STAGES, SilentReporter, Stage
 from worker.engine.run import Run
 from worker.engine.stages import search
@@ -49,10 +49,7 @@ def bert_spec(folder: Path, strategy: str, **changes: Any) -> JobSpec:
 
 def until(stage: Stage, spec: JobSpec, folder: Path) -> Run:
     done = Run(spec, folder, SilentReporter())
-    for each in STAGES[: STAGES.index(stage)]:
-        if done.workspace.result(each) is None:
-            done.workspace.finish(each, RUNNERS[each](done))
-    done.stopwatch.save()
+    do_stages(done, STAGES[: STAGES.index(stage)])
     return done
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from worker.engine.stages.recover import recover
 from worker.engine.stages.report import JSON_FILE, PAGE_FILE
 from worker.engine.stages.search import search
 
-RUNNERS: dict[Stage, Callable[[Run], dict[str, Any]]] = {
+Runner = Callable[[Run], dict[str, Any]]
+RUNNERS: dict[Stage, Runner] = {
     "prepare": prepare,
     "baseline": baseline,
     "analyse": analyse,
@@ -67,15 +68,20 @@ def run(spec: JobSpec, workdir: Path, reporter: Reporter, crew: Crew | None = No
     Raises EngineError, which a user can mend, and Stopped when the reporter asks for it.
     """
     job = Run(spec, workdir, reporter, crew)
-    for stage in STAGES:
+    do_stages(job)
+    return _result(job)
+
+
+def do_stages(job: Run, stages: Sequence[Stage] = STAGES, runners: Mapping[Stage, Runner] = RUNNERS) -> None:
+    """Do those of `stages` that the workspace has not finished, in their order; raises as `run` does."""
+    for stage in stages:
         job.reporter.check()
         if job.workspace.result(stage) is None:
             job.reporter.progress(stage, 0, None, STARTED)
-            job.workspace.finish(stage, RUNNERS[stage](job))
+            job.workspace.finish(stage, runners[stage](job))
             give_back()
             job.stopwatch.save()
         job.reporter.progress(stage, 1, 1, FINISHED)
-    return _result(job)
 
 
 def _result(job: Run) -> RunResult:

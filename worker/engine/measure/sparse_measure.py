@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from worker.engine.measure.probing import ModelFile, probe
 from worker.engine.measure.sparse_costs import SparseCosts
 from worker.engine.measure.table_fit import Stack
 from worker.engine.measure.table_measure import beside, stack_file, table_key
+from worker.engine.workspace import read_json, write_json
 
 DEPTH = 3  # layers of a stack, as in the latency table's
 
@@ -47,9 +47,8 @@ def sparse_costs(
     variants = [variant for each in sparse for variant in each.layer_variants]
     key = table_key(dense, whole, inputs, replace(dimensions, layer_variants=variants), threads)
     file = None if cache is None else cache / f"sparse-{key}.json"
-    if file is not None and file.is_file():
-        stored = SparseCosts.from_json(json.loads(file.read_text(encoding="utf-8")))
-        return stored.scaled(whole_ms)
+    if file is not None and (stored := read_json(file)) is not None:
+        return SparseCosts.from_json(stored).scaled(whole_ms)
     last = dense.runtime == "onnxruntime" and dimensions.first_token_only
     parts: dict[SparseKind, dict[str, tuple[float, ...]]] = {}
     with ExitStack() as stack:
@@ -69,9 +68,7 @@ def sparse_costs(
     )
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".part")
-        partial.write_text(json.dumps(asdict(measured)), encoding="utf-8")
-        partial.replace(file)
+        write_json(file, asdict(measured))
     return measured.scaled(whole_ms)
 
 

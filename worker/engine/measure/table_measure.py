@@ -20,6 +20,7 @@ from worker.engine.measure.latency_table import Dimensions, LatencyTable, Narrow
 from worker.engine.measure.layer_size import LayerSize, SizedStack, fit_layer_size
 from worker.engine.measure.probing import ModelFile, Probe, probe
 from worker.engine.measure.table_fit import Stack, fit, narrow_stacks, planned_stacks
+from worker.engine.workspace import read_json, write_json
 
 WARMUP = 5
 GROUP = 4  # models timed in turns with the whole one: its turns are shared, memory stays bounded
@@ -51,14 +52,12 @@ def latency_table(
         if cache is None
         else cache / f"latency-{table_key(dense, whole, inputs, dimensions, threads)}.json"
     )
-    if file is not None and file.is_file():
-        return LatencyTable.from_json(json.loads(file.read_text(encoding="utf-8")))
+    if file is not None and (stored := read_json(file)) is not None:
+        return LatencyTable.from_json(stored)
     table = _measured(dense, whole, inputs, dimensions, threads, quantized, seconds_per_stack, on_step)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".part")
-        partial.write_text(json.dumps(table.to_json()), encoding="utf-8")
-        partial.replace(file)
+        write_json(file, table.to_json())
     return table
 
 
