@@ -53,7 +53,7 @@ def _blocks(steps: Sequence[PruneBlocks]) -> str:
 
 def _heads(steps: Sequence[PruneHeads]) -> str:
     count = len({(step.layer, head) for step in steps for head in step.heads})
-    return f"{count} {'head' if count == 1 else 'heads'} removed"
+    return f"{_many('head', count, 'heads')} removed"
 
 
 def _channels(steps: Sequence[PruneWeightGroups]) -> str:
