@@ -16,8 +16,8 @@ from worker.engine.errors import Stopped
 from worker.engine.reporting import SilentReporter
 from worker.engine.run import Run
 from worker.engine.significance.prefix import PrefixReplay
-from worker.engine.stages.problem import weighed_elements
 from worker.engine.significance.report import Ablated
+from worker.engine.stages.problem import weighed_elements
 from worker.engine.stages.sharing import UnlikeMachine
 from worker.engine.stages.weighing import Weighing
 
