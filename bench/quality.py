@@ -46,7 +46,8 @@ from worker.engine.delivery import target_file
 from worker.engine.errors import EngineError
 from worker.engine.measure import certificate
 from worker.engine.measure.certificate import CertifiedModel, CertifyInputs
-from worker.engine.pipeline import RUNNERS
+from worker.engine.pipeline import do_stages
+from worker.engine.recording import recorded_timeline
 from worker.engine.reporting import SilentReporter, Stage
 from worker.engine.run import Run
 from worker.engine.stages.certify import holdout_of
@@ -96,26 +97,21 @@ class Dense:
     def run(self) -> Run:
         """The run up to its baseline."""
         run = Run(self.spec, self.folder, SilentReporter())
-        for stage in STAGES:
-            if run.workspace.result(stage) is None:
-                began = time.monotonic()
-                done = RUNNERS[stage](run)
-                seconds = time.monotonic() - began
-                run.workspace.finish(stage, done | {"seconds": seconds})
-                print(f"{self.name} {self.seed}: {stage} in {seconds:.0f} s", flush=True)
+        do_stages(run, STAGES)
         return run
 
     def fine_tuning(self) -> dict[str, Any]:
         """What each row says of the dense model's training."""
         run = self.run()
         rows, baseline = run.data.rows, run.workspace.result("baseline")
+        stage = recorded_timeline(run.workspace)["baseline"]
         assert baseline is not None
         return {
             "rows": rows["train"],
             "selection_rows": rows["selection"],
             "drawn": "max_train_rows" in self.task.dataset,
             "cut_short": baseline["cut_short"],
-            "minutes": round(baseline["seconds"] / 60, 2),
+            "minutes": round((stage["ended"] - stage["began"]) / 60, 2),
         }
 
     def certified(self, recipe: Recipe, name: str) -> dict[str, Any]:

@@ -11,13 +11,14 @@ import torch
 from tests.engine.export_models import tiny_classifier
 from worker.engine.anatomy import Anatomy, anatomy_of
 from worker.engine.device import Device
-from worker.engine.significance.agreement import agreement
+from worker.engine.significance.agreement import agreement, reliability, reliability_by_kind
 from worker.engine.significance.base import Material
 from worker.engine.significance.elements import Element, group_elements, group_size
 from worker.engine.significance.fisher import Fisher
 from worker.engine.significance.obs import OptimalBrainSurgeon, removal_error, removal_update
 from worker.engine.significance.projections import DAMPING, OutputProjection, output_projections
 from worker.engine.significance.reconstruction import Reconstruction, residuals
+from worker.engine.significance.report import Ablated
 from worker.engine.significance.taylor import Taylor
 from worker.engine.tasks import TASKS, Split
 
@@ -184,6 +185,36 @@ def test_taylor_signed_is_the_loss_change_of_a_gate_that_closes_a_little(anatomy
 
     step = 0.02
     assert told == pytest.approx((loss(1 - step) - loss(1 + step)) / (2 * step), rel=0.05, abs=1e-4)
+
+
+class TestHowFarAblationStands:
+    def test_standard_errors_are_those_of_paired_changes(self) -> None:
+        generator = np.random.default_rng(0)
+        base = generator.exponential(size=(4000, 50)).astype(np.float32)  # as many drawings of fifty rows
+        without = (base + 0.1 + 0.2 * generator.standard_normal(base.shape)).astype(np.float32)
+        measured = [Ablated.of(*each) for each in zip(without, base, strict=True)]
+        spread = np.std([each.loss - float(np.mean(rows)) for each, rows in zip(measured, base, strict=True)])
+        assert np.mean([each.standard_error for each in measured]) == pytest.approx(spread, rel=0.03)
+        assert spread == pytest.approx(0.2 / np.sqrt(50), rel=0.05)  # not that of the losses, which is 0.14
+
+    def test_reliability_is_the_part_that_repeats(self) -> None:
+        generator = np.random.default_rng(0)
+        true = generator.standard_normal(5000)
+        errors = np.full(5000, 0.5)
+        once, again = (true + errors * generator.standard_normal(5000) for _ in range(2))
+        found = reliability(once.tolist(), errors.tolist())
+        assert found == pytest.approx(1 / 1.25, abs=0.02)
+        assert found == pytest.approx(np.corrcoef(once, again)[0, 1], abs=0.03)  # measured twice
+        assert np.corrcoef(once, true)[0, 1] == pytest.approx(np.sqrt(1 / 1.25), abs=0.02)
+
+    def test_ends(self) -> None:
+        assert reliability([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]) == 1.0
+        assert reliability([1.0, 2.0, 3.0], [9.0, 9.0, 9.0]) == 0.0
+        assert reliability([1.0, 1.0, 1.0], [0.1, 0.1, 0.1]) is None
+        by_kind = reliability_by_kind(["a", "a", "a", "b"], [1.0, 2.0, 3.0, 9.0], [0.5, 0.5, 0.5, 0.5])
+        assert by_kind["a"] == 0.75
+        assert by_kind["b"] is None
+        assert by_kind["all"] is not None
 
 
 def test_agreement_of_orders() -> None:

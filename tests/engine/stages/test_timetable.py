@@ -9,6 +9,7 @@ import pytest
 from models.spec import JobSpec
 from worker.engine.run import Run
 from worker.engine.stages.baseline import cut_short, learnt_nothing
+from worker.engine.stages.problem import compared_rows
 from worker.engine.stages.timetable import DONE_BY, LEAST_SECONDS, RECOVERY_SHARE, seconds_for
 from worker.engine.training import FitResult
 
@@ -57,6 +58,23 @@ def test_training_that_the_budget_ended_is_told() -> None:
 def test_a_dense_model_that_learnt_nothing_is_told(metric: str, score: float, told: bool) -> None:
     run = cast(Run, SimpleNamespace(spec=SimpleNamespace(metric=metric)))
     assert (learnt_nothing(run, score) is not None) == told
+
+
+@pytest.mark.parametrize(
+    ("row_seconds", "train", "rows"),
+    [
+        (0.001, 1_000_000, 256),  # 256 rows take 25.6 s of the 30
+        (0.002, 1_000_000, 128),
+        (0.001, 5_000, 64),  # 0.7 epochs are 10,500 forward passes: 105 rows, of a hundred each
+        (0.001, 50, 64),  # never fewer
+    ],
+)
+def test_rows_are_as_many_as_budget_and_training_allow(row_seconds: float, train: int, rows: int) -> None:
+    run = run_of(0.0)
+    workspace = SimpleNamespace(result=lambda stage: {"row_seconds": row_seconds})
+    told = cast(Run, SimpleNamespace(spec=run.spec, workspace=workspace, train=range(train)))
+    assert compared_rows(told, 100, 0.05, (256, 128, 64), epochs=0.7) == rows
+    assert compared_rows(told, 100, 0.05, (256, 128, 64)) >= rows
 
 
 def test_training_masks_gets_a_part_of_recovery() -> None:

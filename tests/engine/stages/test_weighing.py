@@ -16,6 +16,7 @@ from worker.engine.errors import Stopped
 from worker.engine.reporting import SilentReporter
 from worker.engine.run import Run
 from worker.engine.significance.prefix import PrefixReplay
+from worker.engine.significance.report import Ablated
 from worker.engine.stages.problem import weighed_elements
 from worker.engine.stages.sharing import UnlikeMachine
 from worker.engine.stages.weighing import Weighing
@@ -25,8 +26,9 @@ ROWS = 40
 
 def weighed(
     sources: dict[str, Any], folder: Path, workers: int, crew: Crew, reporter: Recorder | None = None
-) -> dict[str, float]:
-    return Weighing(Run(spec_of(sources, workers), folder, reporter or SilentReporter(), crew), ROWS).losses()
+) -> dict[str, Ablated]:
+    run = Run(spec_of(sources, workers), folder, reporter or SilentReporter(), crew)
+    return Weighing(run, ROWS).ablated()
 
 
 def first_share(sources: dict[str, Any], finished: Path) -> Share:
@@ -102,7 +104,7 @@ def test_losses_that_are_no_numbers_pass(
         PrefixReplay, "losses_without", lambda replay, siblings: [np.full(ROWS, np.nan) for _ in siblings]
     )
     without = weighed(sources, finished, 2, Alone())
-    assert all(loss != loss for loss in without.values())
+    assert all(each.loss != each.loss for each in without.values())
 
 
 def test_weighing_can_be_stopped_between_elements(sources: dict[str, Any], finished: Path) -> None:

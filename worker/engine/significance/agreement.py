@@ -1,4 +1,4 @@
-"""How far an estimate puts elements in the order that exact ablation gives."""
+"""How far an estimate puts elements in the order that exact ablation gives, and how far that order stands."""
 
 from __future__ import annotations
 
@@ -39,3 +39,26 @@ def agreement_by_kind(
         at = [number for number, each in enumerate(kinds) if each == kind]
         by_kind[kind] = agreement([exact[n] for n in at], [estimate[n] for n in at])
     return {**by_kind, "all": agreement(exact, estimate)}
+
+
+def reliability(changes: Sequence[float], errors: Sequence[float]) -> float | None:
+    """The part, 0 to 1, of how exact loss changes vary that is not due to which rows they are measured on.
+
+    `errors` are their standard errors. It is 1 - mean(error^2) / variance, the reliability of classical test
+    theory (Lord and Novick 1968, section 3.4): no estimate can be expected to correlate with what was
+    measured by more than its square root. None where nothing varies, or for fewer than three elements.
+    """
+    if len(changes) < FEWEST or not np.ptp(changes) > 0:
+        return None
+    return max(0.0, 1.0 - float(np.mean(np.square(errors)) / np.var(changes, ddof=1)))
+
+
+def reliability_by_kind(
+    kinds: Sequence[str], changes: Sequence[float], errors: Sequence[float]
+) -> Mapping[str, float | None]:
+    """The same for the elements of each kind, and under `all` for all of them together."""
+    by_kind: dict[str, float | None] = {}
+    for kind in dict.fromkeys(kinds):
+        at = [number for number, each in enumerate(kinds) if each == kind]
+        by_kind[kind] = reliability([changes[n] for n in at], [errors[n] for n in at])
+    return {**by_kind, "all": reliability(changes, errors)}

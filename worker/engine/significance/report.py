@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.spec import EstimatorName, GroupSizes
 from worker.engine.anatomy import Anatomy, Shape
-from worker.engine.significance.agreement import agreement_by_kind
+from worker.engine.significance.agreement import agreement_by_kind, reliability_by_kind
 from worker.engine.significance.base import Estimator, Material
 from worker.engine.significance.elements import (
     Element,
@@ -36,6 +37,21 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Ablated:
+    """The dense model's loss without an element: the mean over some rows, and the standard error of how far
+    it is from that of the whole model on the same rows."""
+
+    loss: float
+    standard_error: float
+
+    @staticmethod
+    def of(losses: NDArray[np.float32], base_losses: NDArray[np.float32]) -> Ablated:
+        """From the losses of at least two rows, (rows,), without it and of the whole model."""
+        changes = losses.astype(np.float64) - base_losses
+        return Ablated(float(np.mean(losses)), float(np.std(changes, ddof=1) / np.sqrt(len(changes))))
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What an estimator says of the dense model's elements, by their ids."""
 
@@ -55,8 +71,8 @@ class Estimate:
 
 def significance_report(
     anatomy: Anatomy,
-    base_losses: np.ndarray,
-    without: Mapping[str, float],
+    base_losses: NDArray[np.float32],
+    without: Mapping[str, Ablated],
     estimates: Mapping[EstimatorName, Estimate],
     costs: CostModel,
     *,
@@ -66,13 +82,14 @@ def significance_report(
 ) -> dict[str, Any]:
     """What every one of `elements` weighs in the dense model.
 
-    `base_losses` are the dense model's per-sample losses, (rows,), `without` the mean loss on the same
+    `base_losses` are the dense model's per-sample losses, (rows,), `without` what was measured on the same
     rows without each element, by its id; `ablation` is what these took. Each element of the report has
-    its exact `loss_change`, its `fisher` estimate, all `estimates` (None of those that do not know its
-    kind), and the `parameters`, `macs` (one example of `length` tokens), `bytes` and `milliseconds` that
-    its removal saves on the target; `channels` counts a weight group's channels, or a hidden group's
-    dimensions. `estimators` tells of each where it is from, what it took and how far its order agrees
-    with the exact one, by kind of element; `rank_agreement` is Fisher's Spearman correlation.
+    its exact `loss_change` and the `standard_error` of that, its `fisher` estimate, all `estimates` (None of
+    those that do not know its kind), and the `parameters`, `macs` (one example of `length` tokens), `bytes`
+    and `milliseconds` that its removal saves on the target; `channels` counts a weight group's channels, or
+    a hidden group's dimensions. `estimators` tells of each where it is from, what it took and how far its
+    order agrees with the exact one, by kind of element, and of ablation its `reliability`; `rank_agreement`
+    is Fisher's Spearman correlation.
     """
     shape = anatomy.full_shape()
     base = float(np.mean(base_losses))
@@ -82,14 +99,15 @@ def significance_report(
             "kind": element.kind,
             "layer": None if element.kind == "hidden_group" else element.layer,
             "channels": len(element.channels) or None,
-            "loss_change": without[element.id] - base,
+            "loss_change": without[element.id].loss - base,
+            "standard_error": without[element.id].standard_error,
             "fisher": estimates["fisher"].values[element.id],
             "estimates": {name: estimate.values.get(element.id) for name, estimate in estimates.items()},
             **_savings(anatomy, shape, element, costs, length),
         }
         for element in elements
     ]
-    estimators = {"ablation": _told("ablation", ablation)}
+    estimators = {"ablation": {**_told("ablation", ablation), "reliability": _reliability(rows)}}
     for name, estimate in estimates.items():
         estimators[name] = {**_told(name, estimate.cost), "agreement": _agreement(rows, name)}
     by_fisher = estimators["fisher"]["agreement"].items()
@@ -137,6 +155,11 @@ def _savings(
 def _told(name: EstimatorName, cost: Cost) -> dict[str, Any]:
     estimator = ESTIMATORS[name]
     return {"source": estimator.source, "measures": estimator.measures, **vars(cost)}
+
+
+def _reliability(rows: list[dict[str, Any]]) -> Mapping[str, float | None]:
+    columns = ([row[name] for row in rows] for name in ("kind", "loss_change", "standard_error"))
+    return reliability_by_kind(*columns)
 
 
 def _agreement(rows: list[dict[str, Any]], name: str) -> Mapping[str, dict[str, float | None]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worker.engine.anatomy.shape import Shape
+from worker.engine.significance.report import Ablated
 from worker.engine.significance.sparse_elements import APPROXIMATION_OF, SparseElement
 from worker.engine.strategies.goal import CostModel
 
@@ -14,12 +15,12 @@ def sparse_report(
     shape: Shape,
     elements: Sequence[SparseElement],
     base_loss: float,
-    losses: Mapping[str, float],
+    without: Mapping[str, Ablated],
     costs: CostModel,
 ) -> list[dict[str, Any]]:
     """What each element changes of the loss, and what it saves on the target.
 
-    `losses` are the mean losses with each, by its id. It costs time where `milliseconds` is below 0.
+    `without` is what was measured with each, by its id. It costs time where `milliseconds` is below 0.
     """
     before = costs(shape).ms
     return [
@@ -30,7 +31,8 @@ def sparse_report(
             "layer": element.layer,
             "head": element.head,
             "top_k": element.top_k,
-            "loss_change": losses[element.id] - base_loss,
+            "loss_change": without[element.id].loss - base_loss,
+            "standard_error": without[element.id].standard_error,
             "milliseconds": before - costs(element.removed_from(shape)).ms,
         }
         for element in elements

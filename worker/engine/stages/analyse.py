@@ -29,6 +29,7 @@ from worker.engine.workspace import write_json
 
 WEIGHED_ROWS = (256, 128, 64, 32)  # of the selection split, for the loss change of every single element
 WEIGHING_SHARE = 0.05  # of the budget, for that
+WEIGHING_EPOCHS = 0.7  # of fine-tuning, that it takes at most; with estimates the analysis stays below one
 TABLE_SHARE = 0.012  # of the stage's time, for timing one stack of the latency table
 
 
@@ -42,9 +43,9 @@ def analyse(run: Run) -> dict[str, Any]:
     # An element costs half a pass on average: the layers before it are not computed anew.
     elements, sparse = weighed_elements(run, run.anatomy.full_shape()), tried_elements(run)
     passes = (len(elements) + len(sparse)) // 2 + 1
-    weighing = Weighing(run, compared_rows(run, passes, WEIGHING_SHARE, WEIGHED_ROWS))
+    weighing = Weighing(run, compared_rows(run, passes, WEIGHING_SHARE, WEIGHED_ROWS, WEIGHING_EPOCHS))
     began = time.perf_counter()
-    base_losses, without = weighing.base_losses(), weighing.losses()
+    base_losses, without = weighing.base_losses, weighing.ablated()
     seconds, costs = time.perf_counter() - began, cost_model(run)
     report = significance_report(
         run.anatomy,

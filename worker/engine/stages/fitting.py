@@ -11,7 +11,7 @@ from worker.engine.anatomy import anatomy_of
 from worker.engine.memory import give_back
 from worker.engine.reporting import Stage
 from worker.engine.run import Run
-from worker.engine.stages.problem import judgement
+from worker.engine.stages.problem import BACKWARD, judgement
 from worker.engine.stages.timetable import LEAST_SECONDS, seconds_for
 from worker.engine.strategies.base import Judgement
 from worker.engine.tasks import evaluate
@@ -31,7 +31,6 @@ FIRST_RECOVERY_SHARE = 0.65  # of the time left after the reserve: the next rung
 RECOVERY_SHARE = 0.85  # the same of later rungs, and of the first where no other one would have time
 WORTH_ANOTHER = 0.25  # of the first rung's training: what another one must have left, or the first takes it
 TRIAL_EPOCHS = 1
-BACKWARD = 3.0  # times a forward pass: a training step of the same model
 
 
 def baseline_options(run: Run) -> FitOptions:

@@ -62,9 +62,7 @@ class Shared:
 
 
 def _weighing(run: Run, first: Share) -> Work:
-    weighing = Weighing(run, first["rows"])
-    weighing.base_losses()
-    return weighing.work
+    return Weighing(run, first["rows"]).work
 
 
 def _trials(run: Run, first: Share) -> Work:

@@ -34,6 +34,7 @@ from worker.engine.workspace import read_json
 COMPARED_ROWS = (512, 256, 128, 64)
 SEARCH_PASSES = 90  # forward passes over them in a usual search, one for gradients counted three times
 SEARCH_SHARE = 0.1  # of the budget, for these passes
+BACKWARD = 3.0  # times a forward pass: a training step of the same model
 
 
 @dataclass(frozen=True)
@@ -233,13 +234,18 @@ def compared_rows(
     passes: int = SEARCH_PASSES,
     share: float = SEARCH_SHARE,
     numbers: Sequence[int] = COMPARED_ROWS,
+    epochs: float | None = None,
 ) -> int:
     """The first of `numbers` of rows that so many passes may use, by the time that the dense model takes
-    for one; the last where none may. It depends on no clock, so that a run that goes on uses the same."""
+    for one; the last where none may. It depends on no clock, so that a run that goes on uses the same.
+
+    `share` is of the budget; `epochs`: nor longer than so many passes of training over the training rows.
+    """
     baseline = run.workspace.result("baseline")
     assert baseline is not None
-    seconds = share * run.spec.budget.max_minutes * 60
-    affordable = seconds / (passes * baseline["row_seconds"])
+    affordable = share * run.spec.budget.max_minutes * 60 / (passes * baseline["row_seconds"])
+    if epochs is not None:
+        affordable = min(affordable, epochs * BACKWARD * len(run.train) / passes)
     return next((rows for rows in numbers if rows <= affordable), numbers[-1])
 
 

@@ -1,16 +1,19 @@
-"""The loss without each element, in shares that any worker can do."""
+"""The dense model's loss without each element, in shares that any worker can do."""
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worker.engine.crew import Outcome, Share
 from worker.engine.run import Run
 from worker.engine.significance.base import Tally
 from worker.engine.significance.elements import Weighed
 from worker.engine.significance.prefix import PrefixReplay
+from worker.engine.significance.report import Ablated
 from worker.engine.significance.siblings import sibling_sets
 from worker.engine.stages.problem import sample, weighed_elements
 from worker.engine.stages.sharing import shared
@@ -20,7 +23,7 @@ SHARES_A_WORKER = 4  # so that a worker that comes late, or is slower, still tak
 
 
 class Weighing:
-    """Mean losses on `rows` rows of the selection split, of the run's dense model without an element.
+    """What the run's dense model loses on `rows` rows of the selection split without an element.
 
     The numbers do not depend on how the elements are cut into shares: each set of siblings is computed by
     itself, from the same batches and the same hidden states.
@@ -37,7 +40,8 @@ class Weighing:
         self.token_layers = 0
         """Computed for all elements, here and by others."""
 
-    def base_losses(self) -> np.ndarray:
+    @cached_property
+    def base_losses(self) -> NDArray[np.float32]:
         """Of the dense model, per sample, (rows,)."""
         return self._replay.losses(self._run.origin.anatomy.full_shape())
 
@@ -58,8 +62,8 @@ class Weighing:
             for number in range(count)
         ]
 
-    def losses(self) -> dict[str, float]:
-        """The mean loss without each element, by its id, done by the run's crew."""
+    def ablated(self) -> dict[str, Ablated]:
+        """What the model is without each element, by its id, done by the run's crew."""
         shares = self.shares()
         outcomes = shared(
             self._run,
@@ -69,24 +73,26 @@ class Weighing:
             lambda number: self._tell(len(shares[number]["elements"])),
         )
         self.token_layers += sum(each["token_layers"] for each in outcomes)
-        without = {name: float.fromhex(loss) for each in outcomes for name, loss in each["losses"].items()}
-        return {name: without[name] for name in self._elements}
+        without = {name: told for each in outcomes for name, told in each["ablated"].items()}
+        return {name: Ablated(*map(float.fromhex, without[name])) for name in self._elements}
 
     def work(self, share: Share) -> Outcome:
-        """The losses of a share, as hexadecimal floats: exact, and JSON whatever they are.
+        """What is measured for a share, as hexadecimal floats: exact, and JSON whatever they are.
 
         Raises ValueError for a share on another number of rows.
         """
         if share["rows"] != self._rows:
             raise ValueError(f"the share is on {share['rows']} rows, this weighing on {self._rows}")
         elements = [self._elements[name] for name in share["elements"]]
-        before, losses = self._tally.token_layers, dict[str, float]()
+        before, ablated = self._tally.token_layers, dict[str, tuple[str, ...]]()
         for siblings in sibling_sets(elements, self._run.origin.anatomy.full_shape()):
             each = self._replay.losses_without(siblings)
-            losses |= {element.id: float(np.mean(of)) for element, of in zip(siblings, each, strict=True)}
+            for element, losses in zip(siblings, each, strict=True):
+                measured = astuple(Ablated.of(losses, self.base_losses))
+                ablated[element.id] = tuple(map(float.hex, measured))
             self._tell(len(siblings))
         return {
-            "losses": {name: loss.hex() for name, loss in losses.items()},
+            "ablated": ablated,
             "token_layers": self._tally.token_layers - before,
         }
 
