@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def positions(folder: Path) -> int:
     """How many tokens the model of a folder has positions for."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     known = int(config.max_position_embeddings)
+    if known < 0:  # XLNet's: it has no end
+        return sys.maxsize
     form = family_of(config.model_type).variant(config)
     if form.get("positions") == "after_padding":
         known -= int(form["pad_token_id"]) + 1
