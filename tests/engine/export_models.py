@@ -72,6 +72,8 @@ OWN: dict[str, dict[str, Any]] = {
 }
 """What the tiny configuration of each architecture has of its own."""
 FAMILIES = tuple(OWN)
+NEVER_NATIVE = ("xlnet",)
+"""Architectures of which the engine makes its own models from the start."""
 WITH_TOKEN_TYPES = ("bert", "electra", "albert", "xlnet")
 
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto
 
-from worker.engine.export.axforge_attention import AxforgeAttention, BucketAttention, DisentangledAttention
+from worker.engine.export.axforge_attention import (
+    AxforgeAttention,
+    BucketAttention,
+    DisentangledAttention,
+    TransformerXLAttention,
+)
+
+BY_HEAD = BucketAttention | DisentangledAttention | TransformerXLAttention
+"""Attention in which positions add to each head's scores something of its own."""
 
 if TYPE_CHECKING:
     from worker.engine.export.graph import EncoderGraph
@@ -61,7 +69,7 @@ class _Own:
             return _Own(len(heads), projected, bias)
         places = graph.integers(*heads)
         own = [graph.node("Gather", [values, places], axis=2) for values in projected]
-        if bias is not None and isinstance(module, BucketAttention | DisentangledAttention):
+        if bias is not None and isinstance(module, BY_HEAD):
             bias = graph.node("Gather", [bias, places], axis=1)
         return _Own(len(heads), own, bias)
 
