@@ -38,14 +38,8 @@ class AxforgeAttention(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor | None, shared: Any = None) -> Tensor:
         """`mask` is added to the scores; `shared` is what the layers' common position module gave."""
         batch, length, _ = hidden.shape
-        query, key, value = (
-            self.by_head(projection(hidden)) for projection in (self.query, self.key, self.value)
-        )
-        query, key, bias = self.placed(query, key, shared)
-        if self.window is not None:
-            mask = local_mask(length, self.window, mask, hidden)
-        if bias is not None:
-            mask = bias if mask is None else mask + bias
+        query, key, mask = self.compared(hidden, mask, shared)
+        value = self.by_head(self.value(hidden))
         dropout = self.dropout if self.training else 0.0
         if not self.sparse:
             context = F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=self.scale)
@@ -54,6 +48,18 @@ class AxforgeAttention(nn.Module):
         joined = context.transpose(1, 2).reshape(batch, length, self.heads * self.head_size)
         contribution: Tensor = self.output(joined)
         return contribution
+
+    def compared(
+        self, hidden: Tensor, mask: Tensor | None, shared: Any
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries and keys (batch, heads, length, size), and all that is added to their scaled products."""
+        query, key = (self.by_head(projection(hidden)) for projection in (self.query, self.key))
+        query, key, bias = self.placed(query, key, shared)
+        if self.window is not None:
+            mask = local_mask(hidden.shape[1], self.window, mask, hidden)
+        if bias is not None:
+            mask = bias if mask is None else mask + bias
+        return query, key, mask
 
     def placed(self, query: Tensor, key: Tensor, shared: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         """Queries and keys (batch, heads, length, size) with positions in them, and what to add to scores."""

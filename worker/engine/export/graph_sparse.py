@@ -16,12 +16,11 @@ from worker.engine.export.axforge_attention import (
     TransformerXLAttention,
 )
 
-BY_HEAD = BucketAttention | DisentangledAttention | TransformerXLAttention
-"""Attention in which positions add to each head's scores something of its own."""
-
 if TYPE_CHECKING:
     from worker.engine.export.graph import EncoderGraph
 
+BY_HEAD = BucketAttention | DisentangledAttention | TransformerXLAttention
+"""Attention in which positions add to each head's scores something of its own."""
 LOWEST = float(np.finfo(np.float32).min)
 FROM_RANK = -1e9  # every rank of a key that may be chosen lies above
 
