@@ -14,8 +14,8 @@ from worker.engine.anatomy.heads import Head, HeadKind
 from worker.engine.export.modeling_axforge import LowRankLinear
 
 Linear: TypeAlias = nn.Linear | LowRankLinear | Conv1D | nn.Embedding
-"""GPT-2's Conv1D is a linear module whose weight lies the other way round: (inputs, outputs). So does that of a
-table of vectors, which is one of as many inputs as it has rows."""
+"""GPT-2's Conv1D is a linear module whose weight lies the other way round: (inputs, outputs). So does that of
+a table of vectors, which is one of as many inputs as it has rows."""
 
 
 @dataclass(frozen=True)

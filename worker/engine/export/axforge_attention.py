@@ -143,10 +143,10 @@ class DisentangledAttention(AxforgeAttention):
 
 
 class TransformerXLAttention(AxforgeAttention):
-    """Scores of content, of distance and of segment (Transformer-XL, Dai et al. 2019, section 3.3; XLNet, Yang
-    et al. 2019, section 2.5).
+    """Scores of content, of distance and of segment (XLNet: Yang et al. 2019, section 2.5, with distances as
+    in Transformer-XL, Dai et al. 2019, section 3.3).
 
-    A query q has with a key k, r tokens before it, the score (q + a) k + (q + b) R s(r), and (q + c) d more
+    A query q has with a key k, n tokens before it, the score (q + a) k + (q + b) R s(n), and (q + c) d more
     where the key's token is of another segment; s are the `Sinusoids`. `vectors` are a, b, c and d, for each
     head. XLNet has a key for a token's own segment, too: only the difference of both, d, counts in a softmax.
     """

@@ -131,7 +131,7 @@ def _disentangled_bias(
 def _transformer_xl(
     graph: EncoderGraph, name: str, module: TransformerXLAttention, query: str
 ) -> tuple[str, str]:
-    """Queries as they meet content, and (batch, heads, queries, keys) to add; heads with it read all tokens."""
+    """Queries as they meet content, and (batch, heads, queries, keys) to add to scores, of all tokens."""
     heads, size = module.heads, module.head_size
     with torch.no_grad():
         vectors = module.head_vectors()
@@ -170,9 +170,7 @@ def _sinusoids(graph: EncoderGraph) -> str:
         )
         each = graph.weight("relative.frequencies", frequencies(sinusoids.BASE, sinusoids.width))
         angles = graph.node("Mul", [column, each])
-        return graph.node(
-            "Concat", [graph.node("Sin", [angles]), graph.node("Cos", [angles])], axis=-1
-        )
+        return graph.node("Concat", [graph.node("Sin", [angles]), graph.node("Cos", [angles])], axis=-1)
 
     return graph.once("sinusoids", made)
 
@@ -185,9 +183,7 @@ def _rows_of_sinusoids(graph: EncoderGraph) -> str:
 
 def _other_segment(graph: EncoderGraph) -> str:
     """1 where query and key are of different segments, else 0, (batch, 1, length, length)."""
-    rows, columns = (
-        graph.node("Unsqueeze", ["token_type_ids", graph.integers(1, axis)]) for axis in (3, 2)
-    )
+    rows, columns = (graph.node("Unsqueeze", ["token_type_ids", graph.integers(1, axis)]) for axis in (3, 2))
     same = graph.node("Equal", [rows, columns])
     return graph.node("Cast", [graph.node("Not", [same])], to=TensorProto.FLOAT)
 

@@ -34,8 +34,8 @@ class AxforgeConfig(PretrainedConfig):
     `pad_token_id` + 1 and skips padding, "none". `relative`: how attention knows them, a `kind` and its
     sizes (see `axforge_attention.py`), or None. `embedding_size`: of the embeddings, which are then
     projected to the hidden width (None: they have it). `type_vocab_size` 0: no token types in them.
-    `pooling`: a head that answers once reads the "first" or "last" token or the "mean" of all. `head_dense`: it has a
-    linear module before that of its logits, which `head_bias`, `head_norm` and `head_act` speak of.
+    `pooling`: a head that answers once reads the "first" or "last" token, or the "mean" of all. `head_dense`:
+    it has a linear module before that of its logits, which `head_bias`, `head_norm` and `head_act` speak of.
     `causal`: what a language model has of its own, see `axforge_decoder.py`; None of an encoder.
     `axforge` and `source_config` say which elements of the dense model these are; the forward pass
     does not read them.

@@ -127,9 +127,7 @@ def layer_stack_onnx(
 
 def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What the graph takes: ids and mask, and token types where both model and tokenizer have them."""
-    has_types = (
-        reads_token_types(anatomy_of(model).form) and "token_type_ids" in tokenizer.model_input_names
-    )
+    has_types = reads_token_types(anatomy_of(model).form) and "token_type_ids" in tokenizer.model_input_names
     return ["input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])]
 
 

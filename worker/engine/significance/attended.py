@@ -2,7 +2,7 @@
 
 The masses of Clark et al. 2019 ("What Does BERT Look At?", section 3), by which VTrans (Dutta et al. 2024)
 tells the heads that it removes from those that it keeps. Attention maps are the library's own, of its plain
-("eager") attention, since faster ones never hold a map; those of the engine's own encoders are worked out here.
+("eager") attention, since faster ones never hold a map; for the engine's own encoders see `_own_maps`.
 """
 
 from __future__ import annotations
