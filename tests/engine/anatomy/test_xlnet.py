@@ -19,15 +19,19 @@ from transformers import (
 from models.spec import PruneHeads, PruneHidden, PruneVocabulary, Recipe, TaskName
 from tests.contract.test_heads_law import onnx_logits, real
 from tests.engine.export_models import logits, stock_model
+from tests.engine.task_runs import task_spec
 from worker.engine.anatomy import anatomy_of
 from worker.engine.anatomy.heads import HeadKind
 from worker.engine.anatomy.slicing import is_native, recast, sliced
+from worker.engine.errors import ModelError
 from worker.engine.export.modeling_axforge import AxforgeEncoder
 from worker.engine.export.onnx import export_onnx
 from worker.engine.export.safetensors import load_folder, save_folder
 from worker.engine.export.torch_program import exported_program
 from worker.engine.prepare import load_model, load_tokenizer
-from worker.engine.stages.prepare import positions
+from worker.engine.reporting import SilentReporter
+from worker.engine.run import Run
+from worker.engine.stages.prepare import positions, prepare
 from worker.engine.tasks import TASKS
 from worker.engine.vocabulary import needed_rows, with_rows
 
@@ -179,6 +183,18 @@ class TestLoading:
             states = model(ids, output_hidden_states=True).hidden_states
         torch.testing.assert_close(states[-1], expected, atol=1e-5, rtol=0.0)
         assert model.num_labels == 2
+
+    def test_a_stock_class_for_the_result_is_refused(self, tmp_path: Path) -> None:
+        spec = task_spec(
+            "text-classification",
+            tmp_path,
+            "xlnet",
+            constraints={"loadable": "native"},
+            exports=["onnx", "safetensors"],
+        )
+        with pytest.raises(ModelError, match="never as native") as caught:
+            prepare(Run(spec, tmp_path / "run", SilentReporter()))
+        assert caught.value.pointer == "/constraints/loadable"
 
     def test_no_end_of_positions(self, tmp_path: Path) -> None:
         stock_model("xlnet", "sequence").config.save_pretrained(tmp_path)
