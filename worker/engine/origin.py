@@ -26,8 +26,10 @@ MOMENT_ROWS = 128  # of the training rows, for the second moments of the FFN's i
 
 
 class Origin:
-    """The model and tokenizer of a folder that the engine wrote, loaded when first needed. `name` is None for the
-    dense model."""
+    """The model and tokenizer of a folder that the engine wrote, loaded when first needed.
+
+    `name` is None for the dense model.
+    """
 
     def __init__(self, run: Run, folder: Path, name: str | None = None) -> None:
         self._run = run

@@ -132,7 +132,6 @@ def _transformer_xl(
     graph: EncoderGraph, name: str, module: TransformerXLAttention, query: str
 ) -> tuple[str, str]:
     """Queries as they meet content, and (batch, heads, queries, keys) to add to scores, of all tokens."""
-    heads, size = module.heads, module.head_size
     with torch.no_grad():
         vectors = module.head_vectors()
     split = _by_head(graph, module, query, [0, 2, 1, 3])
@@ -142,9 +141,7 @@ def _transformer_xl(
         return graph.node(operator, [values, vector])
 
     keys = graph.linear(f"{name}.distance_key", _sinusoids(graph), module.distance_key)
-    columns = graph.node(
-        "Transpose", [graph.node("Reshape", [keys, graph.integers(0, heads, size)])], perm=[1, 2, 0]
-    )
+    columns = _by_head(graph, module, keys, [0, 2, 3, 1])
     by_row = graph.node("MatMul", [with_vector(split, "Add", module.TO_DISTANCE), columns])
     bias = _picked(graph, by_row, graph.once("rows", lambda: _rows_of_sinusoids(graph)), axis=3)
     if graph.token_types:
@@ -158,7 +155,7 @@ def _transformer_xl(
 
 
 def _sinusoids(graph: EncoderGraph) -> str:
-    """What `Sinusoids` gives for each distance, (2 * length - 1, width)."""
+    """What `Sinusoids` gives for each distance, (1, 2 * length - 1, width)."""
     sinusoids = graph.relative
     assert isinstance(sinusoids, Sinusoids)
 
@@ -166,7 +163,7 @@ def _sinusoids(graph: EncoderGraph) -> str:
         length = _length(graph)
         away = graph.node("Range", [graph.node("Sub", [graph.scalar(1), length]), length, graph.scalar(1)])
         column = graph.node(
-            "Unsqueeze", [graph.node("Cast", [away], to=TensorProto.FLOAT), graph.integers(1)]
+            "Unsqueeze", [graph.node("Cast", [away], to=TensorProto.FLOAT), graph.integers(0, 2)]
         )
         each = graph.weight("relative.frequencies", frequencies(sinusoids.BASE, sinusoids.width))
         angles = graph.node("Mul", [column, each])
