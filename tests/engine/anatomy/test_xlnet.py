@@ -196,6 +196,15 @@ class TestLoading:
             prepare(Run(spec, tmp_path / "run", SilentReporter()))
         assert caught.value.pointer == "/constraints/loadable"
 
+    def test_a_run_goes_on_with_the_model_that_it_wrote(self, tmp_path: Path) -> None:
+        """Its dense model is one of the engine's own, whose code is not run from the folder."""
+        run = Run(task_spec("text-classification", tmp_path, "xlnet"), tmp_path / "run", SilentReporter())
+        model, _ = load_model(tmp_path / "model", run.task, labels=("a", "b"))
+        save_folder(model, load_tokenizer(tmp_path / "model"), run.dense_folder)
+        held, ids = run.dense.anatomy.model, {"input_ids": torch.arange(5, 14)[None]}
+        assert isinstance(held, AxforgeEncoder)
+        torch.testing.assert_close(logits(held.cpu(), ids), logits(model, ids), atol=1e-6, rtol=0.0)
+
     def test_no_end_of_positions(self, tmp_path: Path) -> None:
         stock_model("xlnet", "sequence").config.save_pretrained(tmp_path)
         assert positions(tmp_path) > 10**6
