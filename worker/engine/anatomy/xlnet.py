@@ -74,7 +74,7 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
         given = config.get(name, value)
         if given != value:
             return f"has {name} {given!r} instead of {value!r}"
-    farthest = config.get("clamp_len", -1)
+    farthest = config.get("clamp_len") or 0
     return f"takes distances beyond {farthest} for one (clamp_len)" if farthest > 0 else None
 
 
