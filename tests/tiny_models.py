@@ -147,8 +147,17 @@ def _config(
     pad: int,
     positions: int,
 ) -> Any:
-    from transformers import AutoConfig, DistilBertConfig
+    from transformers import AutoConfig, DistilBertConfig, XLNetConfig
 
+    if architecture == "xlnet":
+        return XLNetConfig(
+            vocab_size=vocabulary,
+            n_layer=layers,
+            d_model=hidden,
+            n_head=heads,
+            d_inner=channels,
+            pad_token_id=pad,
+        )
     if architecture == "distilbert":
         return DistilBertConfig(
             vocab_size=vocabulary,

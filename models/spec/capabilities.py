@@ -13,6 +13,7 @@ ENCODERS: tuple[str, ...] = (
     "mpnet",
     "roberta",
     "xlm-roberta",
+    "xlnet",
 )
 DECODERS: tuple[str, ...] = ("gpt2", "llama", "mistral", "opt", "qwen2", "qwen3")
 """They serve task causal-lm, and encoders all others."""

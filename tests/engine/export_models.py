@@ -26,7 +26,7 @@ from models.spec import (
 )
 from models.spec.ranges import as_ranges
 from worker.engine.anatomy.heads import AUTO_CLASSES, HeadKind, logits_of
-from worker.engine.anatomy.slicing import source_config
+from worker.engine.anatomy.slicing import recast, source_config
 from worker.engine.export import axforge_sparse_attention
 
 Inputs = dict[str, torch.Tensor]
@@ -42,7 +42,11 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 48,
 }
 CLEAR = 1e-5  # fp32 rounding of queries and keys of size 1 is a tenth of it
-COMMON = ("vocab_size", "max_position_embeddings")
+OF_THEIRS: dict[str, tuple[str, ...]] = {
+    "distilbert": ("vocab_size", "max_position_embeddings"),
+    "xlnet": ("vocab_size",),
+}
+"""Which of `SIZES` an architecture calls by these names, where it does not call all so."""
 
 
 OWN: dict[str, dict[str, Any]] = {
@@ -63,11 +67,14 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "electra": {"embedding_size": NARROW},
     "mpnet": {},
+    "xlnet": {"d_model": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "d_inner": CHANNELS, "pad_token_id": 0},
     "modernbert": {"local_attention": 6, "classifier_pooling": "mean", "pad_token_id": 0},
 }
 """What the tiny configuration of each architecture has of its own."""
 FAMILIES = tuple(OWN)
-WITH_TOKEN_TYPES = ("bert", "electra", "albert")
+NEVER_NATIVE = ("xlnet",)
+"""Architectures of which the engine makes its own models from the start."""
+WITH_TOKEN_TYPES = ("bert", "electra", "albert", "xlnet")
 
 
 def tiny_classifier(family: str, seed: int = 0, **own: Any) -> PreTrainedModel:
@@ -76,10 +83,15 @@ def tiny_classifier(family: str, seed: int = 0, **own: Any) -> PreTrainedModel:
 
 
 def tiny_model(family: str, kind: HeadKind, seed: int = 0, **own: Any) -> PreTrainedModel:
-    """As `tiny_classifier`, with any head."""
+    """As `tiny_classifier`, with any head: in the form in which the engine loads a base model."""
+    return recast(stock_model(family, kind, seed, **own))
+
+
+def stock_model(family: str, kind: HeadKind, seed: int = 0, **own: Any) -> PreTrainedModel:
+    """The same as transformers has it."""
     torch.manual_seed(seed)
     labels = 2 if kind == "span" else LABELS
-    sizes = SIZES if family != "distilbert" else {name: SIZES[name] for name in COMMON}
+    sizes = {name: SIZES[name] for name in OF_THEIRS.get(family, SIZES)}
     config = AutoConfig.for_model(family, **{**sizes, **OWN[family], "num_labels": labels, **own})
     model = AUTO_CLASSES[kind].from_config(config)
     with torch.no_grad():
@@ -100,7 +112,7 @@ def padded_batch(model: PreTrainedModel, seed: int = 0) -> dict[str, torch.Tenso
         mask[row, length:] = 0
     batch = {"input_ids": ids, "attention_mask": mask}
     source = source_config(model.config)
-    if source["model_type"] in WITH_TOKEN_TYPES and source["type_vocab_size"] == 2:
+    if source["model_type"] in WITH_TOKEN_TYPES and source.get("type_vocab_size", 2) == 2:
         batch["token_type_ids"] = (torch.arange(11) > 4).long().expand(3, 11) * mask
     return batch
 

@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from worker.engine.anatomy import Anatomy, anatomy_of
 from worker.engine.anatomy.low_rank import noted_moments
 from worker.engine.anatomy.vocabulary import note_counts
+from worker.engine.export.safetensors import load_folder
 from worker.engine.measure.inputs import BenchInputs
-from worker.engine.prepare import load_model, load_tokenizer
+from worker.engine.prepare import load_tokenizer
 from worker.engine.tasks import Rows, Scorer, Split, evaluate
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ MOMENT_ROWS = 128  # of the training rows, for the second moments of the FFN's i
 
 
 class Origin:
-    """The model and tokenizer of a folder, loaded when first needed. `name` is None for the dense model."""
+    """The model and tokenizer of a folder that the engine wrote, loaded when first needed.
+
+    `name` is None for the dense model.
+    """
 
     def __init__(self, run: Run, folder: Path, name: str | None = None) -> None:
         self._run = run
@@ -39,10 +43,7 @@ class Origin:
     @cached_property
     def anatomy(self) -> Anatomy:
         """The model's anatomy, on the run's device, in evaluation mode."""
-        run = self._run
-        model, _ = load_model(self.folder, run.task, labels=run.data.labels, seed=run.spec.seed)
-        model.to(run.device.torch_device)
-        return anatomy_of(model)
+        return anatomy_of(load_folder(self.folder).to(self._run.device.torch_device))
 
     @cached_property
     def informed_anatomy(self) -> Anatomy:

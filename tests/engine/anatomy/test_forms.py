@@ -124,6 +124,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"model_type": "modernbert", "rope_scaling": {"rope_type": "yarn"}}, "rotary"),
     ({"model_type": "modernbert", "hidden_activation": "mish"}, "mish"),
+    ({"model_type": "xlnet", "attn_type": "uni"}, "attn_type 'uni'"),
+    ({"model_type": "xlnet", "bi_data": True}, "bi_data"),
+    ({"model_type": "xlnet", "same_length": True}, "same_length"),
+    ({"model_type": "xlnet", "clamp_len": 64}, "beyond 64"),
+    ({"model_type": "xlnet", "summary_type": "mean"}, "summary_type 'mean'"),
+    ({"model_type": "xlnet", "summary_use_proj": False}, "summary_use_proj"),
+    ({"model_type": "xlnet", "summary_activation": None}, "summary_activation"),
+    ({"model_type": "xlnet", "ff_activation": "selu"}, "selu"),
 ]
 
 

@@ -15,7 +15,16 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from models.spec import LowRankEmbeddings, LowRankFfn, PruneHeads, PruneHidden, Recipe
-from tests.engine.export_models import FAMILIES, HIDDEN, LAYERS, NARROW, logits, padded_batch, tiny_classifier
+from tests.engine.export_models import (
+    FAMILIES,
+    HIDDEN,
+    LAYERS,
+    NARROW,
+    NEVER_NATIVE,
+    logits,
+    padded_batch,
+    tiny_classifier,
+)
 from tests.tiny_models import wordpiece_tokenizer
 from worker.engine.anatomy import Anatomy, anatomy_of
 from worker.engine.anatomy.hidden import points, weighted, weighted_norm
@@ -118,7 +127,7 @@ def test_a_model_that_was_narrowed_is_gated_by_dense_index() -> None:
     assert slope[[8, 19, 21, 31]].all()
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "mpnet"])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("mpnet", *NEVER_NATIVE)])
 def test_heads_that_make_up_the_width_leave_a_stock_model(family: str, tmp_path: Path) -> None:
     dense = tiny_classifier(family)
     anatomy, batch = anatomy_of(dense), padded_batch(dense)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from models.spec import PruneHeads, Recipe
+from models.spec import HardAttention, Recipe
 from tests.engine.decoder_models import DECODERS, tiny_decoder
 from tests.engine.export_models import FAMILIES, HEADS, LAYERS, tiny_classifier
 from worker.engine.anatomy import anatomy_of
-from worker.engine.anatomy.slicing import sliced
+from worker.engine.anatomy.slicing import as_axforge, sliced
 from worker.engine.device import Device
 from worker.engine.significance import attended as module
 from worker.engine.significance.attended import Attended, NoMaps, attended, mass_sums
@@ -98,10 +98,17 @@ def test_every_token_counts_once_however_rows_are_batched(monkeypatch: pytest.Mo
     assert looked(model, split).masses == pytest.approx(together.masses, abs=1e-6)
 
 
-def test_a_class_without_maps_is_told() -> None:
+def test_an_exported_model_s_heads_look_where_the_stock_model_s_do() -> None:
+    for family in ("deberta-v2", "modernbert"):
+        model = tiny_classifier(family)
+        stock, own = looked(model, framed()), looked(as_axforge(model), framed())
+        assert own.masses == pytest.approx(stock.masses, abs=1e-5)
+
+
+def test_heads_without_maps_are_told() -> None:
     anatomy = anatomy_of(tiny_classifier("bert"))
-    smaller = sliced(anatomy.model, anatomy.shape(Recipe(steps=(PruneHeads(layer=0, heads=(1,)),))))
+    smaller = sliced(anatomy.model, anatomy.shape(Recipe(steps=(HardAttention(layer=0, top_k=2),))))
     before = smaller.config._attn_implementation
-    with pytest.raises(NoMaps, match="AxforgeForSequenceClassification gives no attention maps"):
+    with pytest.raises(NoMaps, match="sparse heads"):
         looked(smaller, framed())
     assert smaller.config._attn_implementation == before

@@ -24,6 +24,7 @@ from worker.engine.anatomy.mpnet import MPNET
 from worker.engine.anatomy.opt import OPT
 from worker.engine.anatomy.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from worker.engine.anatomy.shape import LayerShape, Shape
+from worker.engine.anatomy.xlnet import XLNET
 from worker.engine.errors import ModelError, UnsupportedArchitecture
 
 __all__ = [
@@ -56,15 +57,10 @@ BASE_FAMILIES: dict[str, Family] = {
     "qwen3": QWEN3,
     "roberta": ROBERTA,
     "xlm-roberta": XLM_ROBERTA,
+    "xlnet": XLNET,
 }
-REFUSED = {
-    "xlnet": "its attention's matrices are parameters of one module instead of modules, on hidden states of "
-    "length before batch, with relative segments beside relative positions, and its classifier reads the "
-    "last token of rows padded in front"
-}
-"""Architectures that transformers has and the engine has no form for, and why."""
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
-ACTIVATION_FIELDS = ("hidden_act", "activation", "hidden_activation", "activation_function")
+ACTIVATION_FIELDS = ("hidden_act", "activation", "hidden_activation", "activation_function", "ff_activation")
 FAMILIES: dict[str, Family] = {**BASE_FAMILIES, "axforge": AXFORGE}
 
 
@@ -81,8 +77,7 @@ def ensure_supported(config: dict[str, Any], head: HeadKind | None = None) -> No
     """
     model_type = config.get("model_type")
     if model_type not in ARCHITECTURES:
-        why = f": {REFUSED[model_type]}" if model_type in REFUSED else ""
-        raise _unsupported(f"the base model is of type {model_type!r}, which is not supported{why}")
+        raise _unsupported(f"the base model is of type {model_type!r}, which is not supported")
     if config.get("is_decoder") or config.get("add_cross_attention"):
         raise UnsupportedArchitecture(
             "the base model is set up as a decoder",
@@ -178,7 +173,7 @@ def _shares(config: Any, family: Family) -> tuple[int, ...]:
 
 
 def _check_sizes(config: dict[str, Any]) -> None:
-    hidden = _first(config, ("hidden_size", "n_embd", "dim"), 768)
+    hidden = _first(config, ("hidden_size", "n_embd", "dim", "d_model"), 768)
     heads = _first(config, ("num_attention_heads", "n_head", "n_heads"), 12)
     layers = _first(config, ("num_hidden_layers", "n_layer", "n_layers"), 12)
     kv_heads = _first(config, ("num_key_value_heads",), heads)

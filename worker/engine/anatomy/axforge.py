@@ -31,6 +31,7 @@ def _variant(config: PreTrainedConfig) -> dict[str, Any]:
         "positions",
         "relative",
         "embedding_size",
+        "embedding_norm",
         "layer_norm_eps",
         "hidden_dropout",
         "attention_dropout",
@@ -48,6 +49,7 @@ def _variant(config: PreTrainedConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in kept}
 
 
+BY_HEAD = ("position_query", "position_key", "distance_key", "vectors")
 EXTRAS = ("position_embeddings", "projection", "relative.table", "relative.norm", "final_norm", "head.norm")
 AXFORGE = Family(
     model_types=("axforge",),
@@ -64,7 +66,7 @@ AXFORGE = Family(
         ffn_down="ffn_down",
         ffn_norm="ffn_norm",
         ffn_gate="ffn_gate",
-        by_head={name: f"attention.{name}" for name in ("position_query", "position_key")},
+        by_head={name: f"attention.{name}" for name in BY_HEAD},
         head_norms={name: f"attention.{name}" for name in ("query_norm", "key_norm")},
     ),
     embeddings="embeddings",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from worker.engine.anatomy.families import LayerParts, Rows
 from worker.engine.anatomy.groups import BY_KV_HEAD, kv_heads
 from worker.engine.anatomy.heads import BY_TOKEN, HeadKind
-from worker.engine.anatomy.hidden import outside_parameters
+from worker.engine.anatomy.hidden import BESIDE, outside_parameters
 from worker.engine.anatomy.shape import LayerShape, Shape
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def layer_parameters(
     if part.attention_output is not None:
         for name, up in part.by_head.items():
             outputs = (layer.kv_heads if name in BY_KV_HEAD else layer.heads) * head_size
-            total = total + _parameters(up, width, outputs, outputs)
+            total = total + _parameters(up, up.inputs if name in BESIDE else width, outputs, outputs)
         of_heads = sum(norm.numel() for each in part.head_norms.values() for norm in each.parameters())
         total = total + layer.attention * of_heads
         output = Rows(part.attention_output)
@@ -155,6 +155,9 @@ def layer_macs(
     if relative.get("kind") == "disentangled":
         # Each term projects the table of relative positions, and meets every token with each of its rows.
         total = total + len(relative["terms"]) * 2 * relative["span"] * (width + length) * context
+    if relative.get("kind") == "transformer_xl":
+        # The same of sinusoids, which have a width of their own.
+        total = total + (2 * length - 1) * (relative["width"] + length) * context
     return total
 
 

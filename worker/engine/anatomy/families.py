@@ -13,8 +13,9 @@ from transformers.pytorch_utils import Conv1D
 from worker.engine.anatomy.heads import Head, HeadKind
 from worker.engine.export.modeling_axforge import LowRankLinear
 
-Linear: TypeAlias = nn.Linear | LowRankLinear | Conv1D
-"""GPT-2's Conv1D is a linear module whose weight lies the other way round: (inputs, outputs)."""
+Linear: TypeAlias = nn.Linear | LowRankLinear | Conv1D | nn.Embedding
+"""GPT-2's Conv1D is a linear module whose weight lies the other way round: (inputs, outputs). So does that of
+a table of vectors, which is one of as many inputs as it has rows."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class LayerNames:
     `attention` is the module that calls transformers' attention function. Where it works out its
     probabilities itself, `probabilities` is the dropout module that they go through.
     `ffn_gate` is the projection that the activation is of, where another one (`ffn_up`) is multiplied.
-    `by_head` are further projections with outputs for every head, by the exported model's path;
+    `by_head` are further projections with outputs for every head, by the exported model's path, or tables of
+    vectors for every head;
     `head_norms` norms over a head's values, common to all heads, by theirs.
     """
 
@@ -73,7 +75,7 @@ def no_sharing(config: PreTrainedConfig) -> tuple[int, ...]:
 
 
 def unchanged(model: PreTrainedModel) -> None:
-    """Every layer is a module of its own as it is."""
+    """Every layer and part is a module of its own as it is."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ class Family:
 
     `native_fields`: what a stock config says of the layers that are left, besides how many these are; None
     where the stock class cannot hold just these. `shares`: for each layer the number of the weights
-    that it shares (empty: each has its own). `unroll` makes each layer a module of its own, in place.
+    that it shares (empty: each has its own). `unroll` makes each layer a module of its own, and its parts
+    modules, in place. `recast`: the engine computes such models by its own classes from the start, for
+    hooks on the stock modules would not do (see `slicing.recast`).
     `refusal`: why a config.json is of no model that the engine can handle.
     """
 
@@ -111,6 +115,7 @@ class Family:
     native_fields: Callable[[PreTrainedConfig, Sequence[int]], Mapping[str, Any] | None] = any_layers
     shares: Callable[[PreTrainedConfig], tuple[int, ...]] = no_sharing
     unroll: Callable[[PreTrainedModel], None] = unchanged
+    recast: bool = False
     refusal: Callable[[Mapping[str, Any]], str | None] = no_refusal
 
     @property
@@ -132,6 +137,12 @@ class Family:
         return {name: module for name, module in found.items() if module is not None}
 
 
+def reads_token_types(form: Mapping[str, Any]) -> bool:
+    """Whether a model that computes as `form` says tells texts of a row apart by token type ids."""
+    by_score = (form.get("relative") or {}).get("kind") == "transformer_xl"
+    return by_score or int(form["type_vocab_size"]) > 1
+
+
 @dataclass(frozen=True)
 class Rows:
     """A projection: all outputs of a linear module, or part `part` of `of` equal ones.
@@ -148,25 +159,30 @@ class Rows:
         """(outputs, inputs): a view, or of a low-rank module the product."""
         if isinstance(self.linear, LowRankLinear):
             return self.linear.outer.weight @ self.linear.inner.weight
-        weight: Tensor = self.linear.weight.T if isinstance(self.linear, Conv1D) else self.linear.weight
+        turned = isinstance(self.linear, Conv1D | nn.Embedding)
+        weight: Tensor = self.linear.weight.T if turned else self.linear.weight
         part: Tensor = weight.unflatten(0, (self.of, -1))[self.part]
         return part
 
     @property
     def bias(self) -> Tensor | None:
         """A view, (outputs,)."""
-        bias: Tensor | None = self._last.bias
+        bias: Tensor | None = None if isinstance(self._last, nn.Embedding) else self._last.bias
         return None if bias is None else bias.view(self.of, -1)[self.part]
 
     @property
     def inputs(self) -> int:
         if isinstance(self.linear, Conv1D):
             return int(self.linear.nx)
+        if isinstance(self.linear, nn.Embedding):
+            return self.linear.num_embeddings
         return int((self.linear.inner if isinstance(self.linear, LowRankLinear) else self.linear).in_features)
 
     @property
     def outputs(self) -> int:
         last = self._last
+        if isinstance(last, nn.Embedding):
+            return last.embedding_dim
         return int(last.nf if isinstance(last, Conv1D) else last.out_features) // self.of
 
     @property
@@ -175,7 +191,7 @@ class Rows:
         return int(self.linear.inner.out_features) if isinstance(self.linear, LowRankLinear) else None
 
     @property
-    def _last(self) -> nn.Linear | Conv1D:
+    def _last(self) -> nn.Linear | Conv1D | nn.Embedding:
         return self.linear.outer if isinstance(self.linear, LowRankLinear) else self.linear
 
 

@@ -38,6 +38,10 @@ LM_HEAD_NAME = "LMHeadModel"
 """How the names of causal language models of older families end, such as GPT-2's."""
 
 
+PLAIN_SPANS = "Simple"
+"""How the names of XLNet's span heads end that score each token by itself, as other families' do."""
+
+
 def nothing(config: PreTrainedConfig) -> Mapping[str, Any]:
     return {}
 
@@ -74,7 +78,7 @@ def suffix(kind: HeadKind) -> str:
 def kind_of(architectures: Sequence[str] | None) -> HeadKind | None:
     """The head that the class names of a config.json tell, or None where they tell none."""
     kinds: Sequence[HeadKind] = tuple(AUTO_CLASSES)
-    names = architectures or ()
+    names = [name.removesuffix(PLAIN_SPANS) for name in architectures or ()]
     known = next((kind for kind in kinds for name in names if name.endswith(suffix(kind))), None)
     return "causal" if known is None and any(name.endswith(LM_HEAD_NAME) for name in names) else known
 

@@ -40,6 +40,8 @@ ROLES: Mapping[str, Role] = {
 }
 """By the path in the exported model. `table` and `norm`: the last axis of every parameter is of the stream;
 `writes`: the outputs are; `reads`: the inputs are; `both`: outputs and inputs."""
+BESIDE = ("distance_key", "vectors")
+"""Parts by head that read something other than the stream: sinusoids, and nothing."""
 WORD_SCORES = "head.out"  # of a language model
 NORM = "LayerNorm"  # of the embeddings, by BERT's name
 WEIGHTS = "stream_weights"

@@ -16,7 +16,7 @@ from worker.engine.anatomy import Anatomy, Shape, anatomy_of, family_of, lm_head
 from worker.engine.anatomy.axforge import AXFORGE
 from worker.engine.anatomy.families import Family, LayerParts, Linear, Rows
 from worker.engine.anatomy.groups import heads_of
-from worker.engine.anatomy.hidden import cut, narrowing, roles
+from worker.engine.anatomy.hidden import BESIDE, cut, narrowing, roles
 from worker.engine.anatomy.low_rank import copy_linear
 from worker.engine.anatomy.shape import LayerShape, positions
 from worker.engine.anatomy.vocabulary import embedding_weights, with_rows, without_rows
@@ -79,6 +79,11 @@ def as_axforge(model: PreTrainedModel) -> PreTrainedModel:
     """The same model as one of the engine's own classes, whatever its shape."""
     anatomy = anatomy_of(model)
     return _build(anatomy, anatomy.full_shape(), native=False)
+
+
+def recast(model: PreTrainedModel) -> PreTrainedModel:
+    """A base model as the engine computes with it: as it is, or as one of the engine's own classes."""
+    return as_axforge(model) if family_of(model.config.model_type).recast else model
 
 
 def _build(anatomy: Anatomy, shape: Shape, *, native: bool) -> PreTrainedModel:
@@ -262,7 +267,7 @@ def _copy_layer(
     if kept.heads:
         for name, projection in target.by_head.items():
             rows = _head_rows(anatomy, held, kept, name)
-            _copy_matrix(source.by_head.get(name), projection, rows, hidden)
+            _copy_matrix(source.by_head.get(name), projection, rows, None if name in BESIDE else hidden)
         columns = _head_rows(anatomy, held, kept, "query")
         _copy_output(source.attention_output, target.attention_output, hidden, columns)
     if kept.channels:

@@ -38,14 +38,8 @@ class AxforgeAttention(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor | None, shared: Any = None) -> Tensor:
         """`mask` is added to the scores; `shared` is what the layers' common position module gave."""
         batch, length, _ = hidden.shape
-        query, key, value = (
-            self.by_head(projection(hidden)) for projection in (self.query, self.key, self.value)
-        )
-        query, key, bias = self.placed(query, key, shared)
-        if self.window is not None:
-            mask = local_mask(length, self.window, mask, hidden)
-        if bias is not None:
-            mask = bias if mask is None else mask + bias
+        query, key, mask = self.compared(hidden, mask, shared)
+        value = self.by_head(self.value(hidden))
         dropout = self.dropout if self.training else 0.0
         if not self.sparse:
             context = F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=self.scale)
@@ -54,6 +48,18 @@ class AxforgeAttention(nn.Module):
         joined = context.transpose(1, 2).reshape(batch, length, self.heads * self.head_size)
         contribution: Tensor = self.output(joined)
         return contribution
+
+    def compared(
+        self, hidden: Tensor, mask: Tensor | None, shared: Any
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries and keys (batch, heads, length, size), and all that is added to their scaled products."""
+        query, key = (self.by_head(projection(hidden)) for projection in (self.query, self.key))
+        query, key, bias = self.placed(query, key, shared)
+        if self.window is not None:
+            mask = local_mask(hidden.shape[1], self.window, mask, hidden)
+        if bias is not None:
+            mask = bias if mask is None else mask + bias
+        return query, key, mask
 
     def placed(self, query: Tensor, key: Tensor, shared: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         """Queries and keys (batch, heads, length, size) with positions in them, and what to add to scores."""
@@ -136,6 +142,41 @@ class DisentangledAttention(AxforgeAttention):
         return self.by_head((self.position_query or self.query)(table))
 
 
+class TransformerXLAttention(AxforgeAttention):
+    """Scores of content, of distance and of segment (XLNet: Yang et al. 2019, section 2.5, with distances as
+    in Transformer-XL, Dai et al. 2019, section 3.3).
+
+    A query q has with a key k, n tokens before it, the score (q + a) k + (q + b) R s(n), and (q + c) d more
+    where the key's token is of another segment; s are the `Sinusoids`. `vectors` are a, b, c and d, for each
+    head. XLNet has a key for a token's own segment, too: only the difference of both, d, counts in a softmax.
+    """
+
+    VECTORS = 4
+    TO_CONTENT, TO_DISTANCE, TO_SEGMENT, OTHER_SEGMENT = range(VECTORS)
+
+    def __init__(self, config: Any, heads: int, variant: dict[str, Any]) -> None:
+        super().__init__(config, heads, variant)
+        width = heads * config.head_size
+        self.distance_key = nn.Linear(config.relative["width"], width, bias=False)
+        self.vectors = nn.Embedding(self.VECTORS, width)
+        self.table_dropout = nn.Dropout(config.hidden_dropout)
+
+    def placed(self, query: Tensor, key: Tensor, shared: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+        table, index, is_other = shared
+        vectors = self.head_vectors().to(query.dtype)
+        keys = self.by_head(self.distance_key(self.table_dropout(table.to(query.dtype))))
+        by_row = (query + vectors[self.TO_DISTANCE]) @ keys.transpose(-1, -2)
+        bias = by_row.gather(-1, index.expand(*query.shape[:2], *index.shape))
+        if is_other is not None:
+            by_segment = (query + vectors[self.TO_SEGMENT]) * vectors[self.OTHER_SEGMENT]
+            bias = bias + by_segment.sum(-1, keepdim=True) * is_other
+        return query + vectors[self.TO_CONTENT], key, bias * self.scale
+
+    def head_vectors(self) -> Tensor:
+        """(vectors, heads, 1, size)."""
+        return self.by_head(self.vectors.weight).transpose(0, 1).unsqueeze(2)
+
+
 class DistanceBuckets(nn.Module):
     """One bias for each head and bucket of distances, common to all layers (Raffel et al. 2020, 2.1)."""
 
@@ -146,9 +187,9 @@ class DistanceBuckets(nn.Module):
         self.buckets: int = config.relative["buckets"]
         self.table = nn.Embedding(self.buckets, config.relative["heads"])
 
-    def forward(self, length: int) -> Tensor:
-        """(1, heads, length, length) to add to scores, by query and key."""
-        index = self.index(distances(length, self.table.weight.device))
+    def forward(self, tokens: Tensor, token_types: Tensor | None = None) -> Tensor:
+        """(1, heads, length, length) to add to scores, by query and key; `tokens` is (batch, length)."""
+        index = self.index(distances(tokens.shape[1], tokens.device))
         bias: Tensor = self.table(index)
         return bias.permute(2, 0, 1).unsqueeze(0)
 
@@ -176,9 +217,9 @@ class DistanceTable(nn.Module):
         normed = config.relative["norm"]
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if normed else None
 
-    def forward(self, length: int) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, token_types: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The rows (2 * span, width), and which of them each query meets at each key (length, length)."""
-        return self.rows(), self.index(distances(length, self.table.weight.device))
+        return self.rows(), self.index(distances(tokens.shape[1], tokens.device))
 
     def rows(self) -> Tensor:
         rows: Tensor = self.table.weight
@@ -195,12 +236,41 @@ class DistanceTable(nn.Module):
         return (distance + self.span).clamp(0, 2 * self.span - 1)
 
 
+class Sinusoids(nn.Module):
+    """Sines and cosines of every distance, and which tokens are of other segments, common to all layers.
+
+    `config.relative` holds `width`, the values for a distance (Vaswani et al. 2017, section 3.5).
+    """
+
+    BASE = 10000.0
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.width: int = config.relative["width"]
+
+    def forward(
+        self, tokens: Tensor, token_types: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rows (2 * length - 1, width); which of them each query meets at each key (length, length); and
+        whether these are of different segments (batch, 1, length, length), None without `token_types`.
+        """
+        length, device = tokens.shape[1], tokens.device
+        away = torch.arange(1 - length, length, device=device, dtype=torch.float32)
+        angles = away[:, None] * frequencies(self.BASE, self.width, device)
+        table = torch.cat((angles.sin(), angles.cos()), dim=-1)
+        is_other = None
+        if token_types is not None:
+            is_other = token_types[:, None, :, None] != token_types[:, None, None, :]
+        return table, distances(length, device) + length - 1, is_other
+
+
 def attention_class(relative: dict[str, Any] | None) -> type[AxforgeAttention]:
     """The attention block of a config's `relative`."""
     kinds = {
         "buckets": BucketAttention,
         "rotary": RotaryAttention,
         "disentangled": DisentangledAttention,
+        "transformer_xl": TransformerXLAttention,
     }
     return AxforgeAttention if relative is None else kinds[relative["kind"]]
 
@@ -208,12 +278,12 @@ def attention_class(relative: dict[str, Any] | None) -> type[AxforgeAttention]:
 def position_module(config: Any) -> nn.Module | None:
     """What the layers of a config have in common to place tokens by, if anything."""
     kind = None if config.relative is None else config.relative["kind"]
-    modules = {"buckets": DistanceBuckets, "disentangled": DistanceTable}
+    modules = {"buckets": DistanceBuckets, "disentangled": DistanceTable, "transformer_xl": Sinusoids}
     return modules[kind](config) if kind in modules else None
 
 
 def frequencies(theta: float, size: int, device: torch.device | None = None) -> Tensor:
-    """Radians a token of rotary positions with base `theta`, for each pair of `size` values: (size / 2,)."""
+    """Radians a token of sinusoids with base `theta`, for each pair of `size` values: (size / 2,)."""
     steps = torch.arange(0, size, 2, dtype=torch.float32, device=device) / size
     return torch.reciprocal(theta**steps)
 

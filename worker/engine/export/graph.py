@@ -50,11 +50,11 @@ def model_graph(model: AxforgeEncoder, inputs: Sequence[str]) -> UnsavedGraph:
 
     `inputs` holds input_ids and attention_mask, and token_type_ids if the tokenizer gives them.
     """
-    graph = EncoderGraph(model.config, model.relative)
+    graph = EncoderGraph(model.config, model.relative, token_types="token_type_ids" in inputs)
     given = graph_heads.graph_inputs(model, inputs)
     if graph_heads.head_kind(model) == "choice":
         graph_heads.flatten_choices(graph, inputs)
-    hidden = graph.embeddings(model.embeddings, with_token_types="token_type_ids" in inputs)
+    hidden = graph.embeddings(model.embeddings)
     if model.projection is not None:
         hidden = graph.linear("projection", hidden, model.projection)
     layers = cast(Sequence[AxforgeLayer], model.layers)
@@ -91,8 +91,10 @@ def layers_graph(
 class EncoderGraph:
     """Grows a graph; every method takes and returns names of values."""
 
-    def __init__(self, config: AxforgeConfig, relative: nn.Module | None = None) -> None:
-        self.config, self.relative = config, relative
+    def __init__(
+        self, config: AxforgeConfig, relative: nn.Module | None = None, *, token_types: bool = False
+    ) -> None:
+        self.config, self.relative, self.token_types = config, relative, token_types
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, NDArray[Any]] = {}
         self._shared: dict[str, str] = {}
@@ -186,17 +188,17 @@ class EncoderGraph:
         operator, attributes = ACTIVATIONS[name]
         return self.node(operator, [hidden], **attributes)
 
-    def embeddings(self, module: AxforgeEmbeddings, *, with_token_types: bool) -> str:
+    def embeddings(self, module: AxforgeEmbeddings) -> str:
         words = self.weight(WORDS, module.word_embeddings.weight)
         hidden = self.node("Gather", [words, "input_ids"])
         if module.word_projection is not None:
             projection = self.weight("embeddings.projection.weight", module.word_projection.weight.T)
             hidden = self.node("MatMul", [hidden, projection])
-        first_type = None
-        if with_token_types:
+        first_type, has_types = None, hasattr(module, "token_type_embeddings")
+        if has_types and self.token_types:
             types = self.weight("embeddings.token_types", module.token_type_embeddings.weight)
             hidden = self.node("Add", [hidden, self.node("Gather", [types, "token_type_ids"])])
-        elif hasattr(module, "token_type_embeddings"):
+        elif has_types:
             first_type = module.token_type_embeddings.weight[0]
         if hasattr(module, "position_embeddings"):
             positions = module.position_embeddings.weight
@@ -205,7 +207,7 @@ class EncoderGraph:
             hidden = self.node("Add", [hidden, self.node("Gather", [table, self._positions(module)])])
         elif first_type is not None:
             hidden = self.node("Add", [hidden, self.weight("embeddings.token_type", first_type)])
-        return self.norm("embeddings.norm", module.LayerNorm, hidden)
+        return hidden if module.LayerNorm is None else self.norm("embeddings.norm", module.LayerNorm, hidden)
 
     def layer(self, name: str, layer: AxforgeLayer, hidden: str, *, first_only: bool) -> str:
         """The layer's output, of the first token only (batch, 1, width) if `first_only`."""

@@ -87,6 +87,10 @@ def _pooled(graph: EncoderGraph, hidden: str) -> str:
     """(batch, length, width) to (batch, width), as `modeling_axforge.pooled` does."""
     if graph.config.pooling == "first":
         return graph.node("Gather", [hidden, graph.scalar(0)], axis=1)
+    if graph.config.pooling == "last":
+        places = graph.node("Mul", ["attention_mask", graph.counted()])
+        last = graph.node("ArgMax", [places], axis=1, keepdims=1)
+        return graph.node("GatherND", [hidden, last], batch_dims=1)
     real = graph.node("Cast", ["attention_mask"], to=TensorProto.FLOAT)
     kept = graph.node("Mul", [hidden, graph.node("Unsqueeze", [real, graph.integers(2)])])
     total = graph.node("ReduceSum", [kept, graph.integers(1)], keepdims=0)

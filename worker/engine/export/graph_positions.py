@@ -16,6 +16,9 @@ from worker.engine.export.axforge_attention import (
     DistanceBuckets,
     DistanceTable,
     RotaryAttention,
+    Sinusoids,
+    TransformerXLAttention,
+    frequencies,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ def placed(
         bias = _bucket_bias(graph, module, first=first)
     elif isinstance(module, DisentangledAttention):
         bias = _disentangled_bias(graph, name, module, query, key, first=first)
+    elif isinstance(module, TransformerXLAttention):
+        query, bias = _transformer_xl(graph, name, module, query)
     if module.window is not None:
         local = _local_mask(graph, module.window)
         local = _first_query(graph, f"local.{module.window}", local) if first else local
@@ -121,6 +126,67 @@ def _disentangled_bias(
             terms.append(_picked(graph, by_row, index, axis=2))
     total = terms[0] if len(terms) == 1 else graph.node("Add", terms)
     return graph.node("Mul", [total, graph.number(module.scale)])
+
+
+def _transformer_xl(
+    graph: EncoderGraph, name: str, module: TransformerXLAttention, query: str
+) -> tuple[str, str]:
+    """Queries as they meet content, and (batch, heads, queries, keys) to add to scores, of all tokens."""
+    with torch.no_grad():
+        vectors = module.head_vectors()
+    split = _by_head(graph, module, query, [0, 2, 1, 3])
+
+    def with_vector(values: str, operator: str, number: int) -> str:
+        vector = graph.weight(f"relative.{name}.vector.{number}", vectors[number])
+        return graph.node(operator, [values, vector])
+
+    keys = graph.linear(f"{name}.distance_key", _sinusoids(graph), module.distance_key)
+    columns = _by_head(graph, module, keys, [0, 2, 3, 1])
+    by_row = graph.node("MatMul", [with_vector(split, "Add", module.TO_DISTANCE), columns])
+    bias = _picked(graph, by_row, graph.once("rows", lambda: _rows_of_sinusoids(graph)), axis=3)
+    if graph.token_types:
+        to_segment = with_vector(split, "Add", module.TO_SEGMENT)
+        each = with_vector(to_segment, "Mul", module.OTHER_SEGMENT)
+        score = graph.node("ReduceSum", [each, graph.integers(-1)], keepdims=1)
+        is_other = graph.once("other_segment", lambda: _other_segment(graph))
+        bias = graph.node("Add", [bias, graph.node("Mul", [score, is_other])])
+    content = graph.weight(f"relative.{name}.content", vectors[module.TO_CONTENT].flatten())
+    return graph.node("Add", [query, content]), graph.node("Mul", [bias, graph.number(module.scale)])
+
+
+def _sinusoids(graph: EncoderGraph) -> str:
+    """What `Sinusoids` gives for each distance, (1, 2 * length - 1, width)."""
+    sinusoids = graph.relative
+    assert isinstance(sinusoids, Sinusoids)
+
+    def made() -> str:
+        length = _length(graph)
+        away = graph.node("Range", [graph.node("Sub", [graph.scalar(1), length]), length, graph.scalar(1)])
+        column = graph.node(
+            "Unsqueeze", [graph.node("Cast", [away], to=TensorProto.FLOAT), graph.integers(0, 2)]
+        )
+        each = graph.weight("relative.frequencies", frequencies(sinusoids.BASE, sinusoids.width))
+        angles = graph.node("Mul", [column, each])
+        return graph.node("Concat", [graph.node("Sin", [angles]), graph.node("Cos", [angles])], axis=-1)
+
+    return graph.once("sinusoids", made)
+
+
+def _rows_of_sinusoids(graph: EncoderGraph) -> str:
+    """(length, length)."""
+    last = graph.node("Sub", [_length(graph), graph.scalar(1)])
+    return graph.node("Add", [_distances(graph), last])
+
+
+def _other_segment(graph: EncoderGraph) -> str:
+    """1 where query and key are of different segments, else 0, (batch, 1, length, length)."""
+    rows, columns = (graph.node("Unsqueeze", ["token_type_ids", graph.integers(1, axis)]) for axis in (3, 2))
+    same = graph.node("Equal", [rows, columns])
+    return graph.node("Cast", [graph.node("Not", [same])], to=TensorProto.FLOAT)
+
+
+def _length(graph: EncoderGraph) -> str:
+    return graph.once("length", lambda: graph.node("Size", [graph.counted()]))
 
 
 def _by_head(graph: EncoderGraph, module: AxforgeAttention, values: str, order: list[int]) -> str:

@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto
 
-from worker.engine.export.axforge_attention import AxforgeAttention, BucketAttention, DisentangledAttention
+from worker.engine.export.axforge_attention import (
+    AxforgeAttention,
+    BucketAttention,
+    DisentangledAttention,
+    TransformerXLAttention,
+)
 
 if TYPE_CHECKING:
     from worker.engine.export.graph import EncoderGraph
 
+BY_HEAD = BucketAttention | DisentangledAttention | TransformerXLAttention
+"""Attention in which positions add to each head's scores something of its own."""
 LOWEST = float(np.finfo(np.float32).min)
 FROM_RANK = -1e9  # every rank of a key that may be chosen lies above
 
@@ -61,7 +68,7 @@ class _Own:
             return _Own(len(heads), projected, bias)
         places = graph.integers(*heads)
         own = [graph.node("Gather", [values, places], axis=2) for values in projected]
-        if bias is not None and isinstance(module, BucketAttention | DisentangledAttention):
+        if bias is not None and isinstance(module, BY_HEAD):
             bias = graph.node("Gather", [bias, places], axis=1)
         return _Own(len(heads), own, bias)
 

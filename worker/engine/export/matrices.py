@@ -11,7 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from worker.engine.export.graph import CONTRIB, WORDS
 
-_IN_LAYER = re.compile(r"layer\.(\d+)\.(attention\.(?:qkv|kv|query)|attention\.output|ffn_up|ffn_down)\b")
+_IN_LAYER = re.compile(
+    r"layer\.(\d+)\.(attention\.(?:qkv|kv|query|distance_key)|attention\.output|ffn_up|ffn_down)\b"
+)
 _PARTS = {"attention.output": "attention.output", "ffn_up": "ffn.input", "ffn_down": "ffn.output"}
 
 

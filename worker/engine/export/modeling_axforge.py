@@ -33,9 +33,9 @@ class AxforgeConfig(PretrainedConfig):
     "gated". `positions`: what embeddings know of them: "absolute" counts from 0, "after_padding" from
     `pad_token_id` + 1 and skips padding, "none". `relative`: how attention knows them, a `kind` and its
     sizes (see `axforge_attention.py`), or None. `embedding_size`: of the embeddings, which are then
-    projected to the hidden width (None: they have it). `type_vocab_size` 0: no token types.
-    `pooling`: a head that answers once reads the "first" token or the "mean" of all. `head_dense`: it has a
-    linear module before that of its logits, which `head_bias`, `head_norm` and `head_act` speak of.
+    projected to the hidden width (None: they have it). `type_vocab_size` 0: no token types in them.
+    `pooling`: a head that answers once reads the "first" or "last" token, or the "mean" of all. `head_dense`:
+    it has a linear module before that of its logits, which `head_bias`, `head_norm` and `head_act` speak of.
     `causal`: what a language model has of its own, see `axforge_decoder.py`; None of an encoder.
     `axforge` and `source_config` say which elements of the dense model these are; the forward pass
     does not read them.
@@ -65,6 +65,7 @@ class AxforgeConfig(PretrainedConfig):
         positions: str = "absolute",
         relative: dict[str, Any] | None = None,
         embedding_size: int | None = None,
+        embedding_norm: bool = True,
         layer_norm_eps: float = 1e-12,
         hidden_dropout: float = 0.1,
         attention_dropout: float = 0.1,
@@ -102,6 +103,7 @@ class AxforgeConfig(PretrainedConfig):
         self.positions = positions
         self.relative = relative
         self.embedding_size = embedding_size
+        self.embedding_norm = embedding_norm
         self.layer_norm_eps = layer_norm_eps
         self.hidden_dropout = hidden_dropout
         self.attention_dropout = attention_dropout
@@ -159,7 +161,7 @@ class AxforgeEmbeddings(nn.Module):
             )
         if config.type_vocab_size:
             self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
-        self.LayerNorm = layer_norm(config, width)
+        self.LayerNorm: Any = layer_norm(config, width) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -173,7 +175,7 @@ class AxforgeEmbeddings(nn.Module):
                 hidden = hidden + self.token_type_embeddings(token_type_ids)
         if hasattr(self, "position_embeddings"):
             hidden = hidden + self._positions(input_ids)
-        hidden = self.dropout(self.LayerNorm(hidden))
+        hidden = self.dropout(hidden if self.LayerNorm is None else self.LayerNorm(hidden))
         return hidden
 
     def _positions(self, input_ids: Tensor) -> Tensor:
@@ -273,11 +275,15 @@ class AxforgeHead(nn.Module):
 
 
 def pooled(hidden: Tensor, attention_mask: Tensor | None, pooling: str) -> Tensor:
-    """(batch, length, width) to (batch, width): the first token, or the mean of the real ones."""
+    """(batch, length, width) to (batch, width): the first token, the last real one, or the mean of those."""
     if pooling == "first":
         return hidden[:, 0]
     if attention_mask is None:
-        return hidden.mean(1)
+        return hidden[:, -1] if pooling == "last" else hidden.mean(1)
+    if pooling == "last":
+        places = torch.arange(hidden.shape[1], device=hidden.device)
+        last = (attention_mask * places).argmax(1)
+        return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2])).squeeze(1)
     real = attention_mask.to(hidden.dtype)
     return (hidden * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
 
@@ -343,7 +349,7 @@ class AxforgeEncoder(AxforgePreTrainedModel):
         if self.projection is not None:
             hidden = self.projection(hidden)
         mask = None if attention_mask is None else additive_mask(attention_mask, hidden.dtype)
-        shared = None if self.relative is None else self.relative(input_ids.shape[1])
+        shared = None if self.relative is None else self.relative(input_ids, token_type_ids)
         states = [hidden]
         for layer in self.layers:
             hidden = layer(hidden, mask, shared)

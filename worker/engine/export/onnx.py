@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.spec import Quantize
 from worker.engine.anatomy import anatomy_of
+from worker.engine.anatomy.families import reads_token_types
 from worker.engine.anatomy.slicing import as_axforge
 from worker.engine.approximations.quantize import Feed, Quantization
 from worker.engine.export.axforge_decoder import AxforgeForCausalLM
@@ -126,9 +127,7 @@ def layer_stack_onnx(
 
 def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What the graph takes: ids and mask, and token types where both model and tokenizer have them."""
-    has_types = (
-        getattr(model.config, "type_vocab_size", 0) and "token_type_ids" in tokenizer.model_input_names
-    )
+    has_types = reads_token_types(anatomy_of(model).form) and "token_type_ids" in tokenizer.model_input_names
     return ["input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])]
 
 

@@ -45,7 +45,7 @@ def layer_calls(
     def call(hidden: torch.Tensor, mask: torch.Tensor) -> Callable[[], npt.NDArray[np.float32]]:
         def run() -> npt.NDArray[np.float32]:
             with torch.inference_mode():
-                out, shared = hidden, None if positions is None else positions(hidden.shape[1])
+                out, shared = hidden, None if positions is None else positions(hidden[..., 0])
                 if config.causal is not None:
                     shared = CausalStep(torch.arange(hidden.shape[1], device=device)[None], mask)
                 for layer in layers:

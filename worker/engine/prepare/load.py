@@ -14,18 +14,23 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    XLNetTokenizer,
 )
 from transformers.utils import logging as transformers_logging
 
 from models.spec.capabilities import ARCHITECTURES
 from worker.engine.anatomy import family_of, headless
+from worker.engine.anatomy.families import reads_token_types
 from worker.engine.anatomy.heads import AUTO_CLASSES, HeadKind, kind_of
+from worker.engine.anatomy.slicing import recast
 from worker.engine.errors import ModelError
 from worker.engine.prepare.model_source import POINTER
 from worker.engine.tasks.base import Task
 
 # Parts of a model that classification trains anew where a checkpoint lacks them.
 _TRAINED_ANEW = ("pooler",)
+UNNAMED_SEGMENTS = (XLNetTokenizer,)
+"""Tokenizers that make token types and, since transformers 5, do not say so (transformers' issue 48128)."""
 CLASSIFIERS: tuple[HeadKind, ...] = ("sequence", "token")
 """Heads whose outputs are the labels of the data."""
 SPAN_OUTPUTS = ("start", "end")
@@ -60,7 +65,7 @@ def load_model(
         _reorder_head(model, order)
     if task.head == "causal":
         model.config.use_cache = False  # scoring and training read whole texts; `save_folder` puts it back
-    return model.eval(), trained
+    return recast(model).eval(), trained
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -84,6 +89,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             remedy="give a tokenizer.json with a padding token",
             pointer=POINTER,
         )
+    if isinstance(tokenizer, UNNAMED_SEGMENTS) and "model_input_names" not in tokenizer.init_kwargs:
+        # Kept with the tokenizer, so that a delivered folder's makes them, too.
+        names = ["input_ids", "token_type_ids", "attention_mask"]
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
     if not _has_segments(folder):
         names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         tokenizer.model_input_names = names
@@ -110,7 +119,7 @@ def _has_segments(folder: Path) -> bool:
     if model_type not in ARCHITECTURES:
         return True
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    return int(getattr(config, "type_vocab_size", 0)) > 1
+    return reads_token_types(family_of(config.model_type).variant(config))
 
 
 def _loaded(folder: Path, config: PreTrainedConfig, head: HeadKind) -> tuple[PreTrainedModel, bool]:

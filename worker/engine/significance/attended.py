@@ -2,14 +2,15 @@
 
 The masses of Clark et al. 2019 ("What Does BERT Look At?", section 3), by which VTrans (Dutta et al. 2024)
 tells the heads that it removes from those that it keeps. Attention maps are the library's own, of its plain
-("eager") attention, since faster ones never hold a map.
+("eager") attention, since faster ones never hold a map; for the engine's own encoders see `_own_maps`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from transformers import PreTrainedModel
 
 from worker.engine.anatomy import Anatomy
 from worker.engine.device import Device
+from worker.engine.export.axforge_attention import AxforgeAttention
+from worker.engine.export.modeling_axforge import AxforgeEncoder
 from worker.engine.reporting import Reporter
 from worker.engine.tasks import Batch, Split
 
@@ -101,11 +104,32 @@ def mass_sums(maps: Tensor, mask: Tensor, special: Tensor) -> Tensor:
 
 
 def _maps(model: PreTrainedModel, batch: Batch, device: Device) -> tuple[Tensor, ...]:
+    if isinstance(model, AxforgeEncoder):
+        return _own_maps(model, device.put(batch.inputs))
     outputs = model(**device.put(batch.inputs), output_attentions=True)
-    maps = getattr(outputs, "attentions", None)  # the engine's own classes take the argument and give none
+    maps = getattr(outputs, "attentions", None)  # the engine's own decoders take the argument and give none
     if not maps or any(each is None for each in maps):
         raise NoMaps(f"{type(model).__name__} gives no attention maps")
     return tuple(each.float() for each in maps)
+
+
+def _own_maps(model: AxforgeEncoder, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """Of one of the engine's own encoders, which never hold a map either. Raises NoMaps for sparse heads."""
+    maps: list[Tensor] = []
+
+    def hook(module: Any, args: tuple[Any, ...]) -> None:
+        if module.sparse:
+            raise NoMaps("sparse heads of an exported model give no attention maps")
+        query, key, mask = module.compared(*args)
+        scores = query @ key.transpose(-1, -2) * module.scale
+        maps.append((scores if mask is None else scores + mask).float().softmax(-1))
+
+    with ExitStack() as undo:
+        for module in model.modules():
+            if isinstance(module, AxforgeAttention):
+                undo.callback(module.register_forward_pre_hook(hook).remove)
+        model(**inputs)
+    return tuple(maps)
 
 
 def _rows_at_once(anatomy: Anatomy, split: Split) -> int:

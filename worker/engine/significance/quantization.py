@@ -25,6 +25,7 @@ INT4_LOWEST, INT4_HIGHEST = -8, 7
 ACTIVATION_LEVELS = 255
 BYTES: dict[Precision, float] = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5 + 4 / MATRIX_BLOCK}
 """Of a weight in each precision, with its share of the scales."""
+ATTENTION_INPUT = ("query", "key", "value", "distance_key")
 
 
 def matrices(anatomy: Anatomy) -> dict[str, list[nn.Linear | Conv1D]]:
@@ -117,7 +118,7 @@ def _round_inputs(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor,
 
 
 def _of_layer(part: LayerParts) -> Mapping[str, list[nn.Linear | Conv1D]]:
-    attention = [part.by_head[name] for name in ("query", "key", "value") if name in part.by_head]
+    attention = [part.by_head[name] for name in ATTENTION_INPUT if name in part.by_head]
     output = [] if part.attention_output is None else [Rows(part.attention_output)]
     down = [] if part.ffn_down is None else [Rows(part.ffn_down)]
     named = {
