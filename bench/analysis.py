@@ -168,7 +168,7 @@ def raced(run: Run, anatomy: Anatomy, rows: Split) -> dict[str, Any]:
         nonlocal passes
         passes += 1
         with anatomy.masked(shape):
-            told = evaluate(anatomy.model, rows, run.task, batch_size=128, device=run.device)
+            told = evaluate(anatomy.model, rows, run.task, device=run.device)
         return Judgement(told.loss, told.metrics["accuracy"], told.losses)
 
     plain, seconds = _searched(_problem(anatomy, judge))

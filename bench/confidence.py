@@ -117,7 +117,7 @@ def simulated(
 
 def _right(run: Run, shape: Shape, scorer: Scorer) -> Correct:
     with run.anatomy.masked(shape):
-        evaluation = evaluate(run.anatomy.model, scorer.split, run.task, batch_size=128, device=run.device)
+        evaluation = evaluate(run.anatomy.model, scorer.split, run.task, device=run.device)
     right = scorer.right(scorer.marks(evaluation.logits))
     assert right is not None
     return right

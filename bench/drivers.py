@@ -180,7 +180,7 @@ def _problem(run: Run, part: float, name: EstimatorName, *, may_hidden: bool) ->
 
     def judge(shape: Shape) -> Judgement:
         with anatomy.masked(shape):
-            return judgement(run, evaluate(anatomy.model, shown, run.task, batch_size=128, device=run.device))
+            return judgement(run, evaluate(anatomy.model, shown, run.task, device=run.device))
 
     return SearchProblem(
         anatomy=anatomy,

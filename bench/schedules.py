@@ -99,7 +99,7 @@ def recovered(spec: JobSpec, workdir: Path, first: Recipe, seconds: float) -> di
     rung = ended["rungs"][0]
     model = load_folder(climb.parent / "rung-0" / "model")
     holdout = run.origin.encoded(run.data.holdout())
-    score = evaluate(model, holdout, run.task, batch_size=128, device=run.device).metrics[spec.metric]
+    score = evaluate(model, holdout, run.task, device=run.device).metrics[spec.metric]
     return {
         "selection": rung["metric"],
         "holdout_fp32": score,

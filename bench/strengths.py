@@ -65,7 +65,7 @@ class Bench:
         note_counts(anatomy.model, torch.from_numpy(np.bincount(run.dense.train.ids, minlength=rows)))
         with noted_moments(anatomy):
             seen = sample(run.dense.train, MOMENT_ROWS, run.spec.seed)
-            evaluate(anatomy.model, seen, run.task, batch_size=32, device=run.device)
+            evaluate(anatomy.model, seen, run.task, device=run.device)
         return anatomy
 
     @cached_property
@@ -80,9 +80,7 @@ class Bench:
         """Of the model without an element."""
         shape = self.anatomy.full_shape()
         with self.anatomy.masked(shape if element is None else element.removed_from(shape)):
-            return evaluate(
-                self.anatomy.model, self.judged, self.run.task, batch_size=128, device=self.run.device
-            ).loss
+            return evaluate(self.anatomy.model, self.judged, self.run.task, device=self.run.device).loss
 
     def least(self, elements: Sequence[Element], count: int) -> list[Element]:
         """Those whose removal raises the loss least, each by itself."""
@@ -166,7 +164,7 @@ def _quantized(bench: Bench) -> Variants:
     run = bench.run
 
     def loss() -> float:
-        return evaluate(bench.anatomy.model, bench.judged, run.task, batch_size=32, device=run.device).loss
+        return evaluate(bench.anatomy.model, bench.judged, run.task, device=run.device).loss
 
     by_loss = quantization_losses(bench.anatomy, ("int4",), loss)["int4"]
     least = sorted(by_loss, key=lambda name: by_loss[name])[: len(by_loss) // 2]

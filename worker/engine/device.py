@@ -15,6 +15,9 @@ Precision = Literal["fp32", "bf16", "fast"]
 # Processors that multiply bf16 in hardware. Elsewhere autocast converts back and forth and loses time.
 _BF16_CAPABILITIES = ("amx_bf16", "avx512_bf16", "avx10_2", "bf16", "sve_bf16")
 _SHORT_ATTENTION = 128
+# Of a batch that is only evaluated. On CPU its activations then stay in the cache: 128 rows of 14 tokens took
+# 1.3 times as long as 32, of 128 tokens 1.2 times as long as 8 (Zen 4, MiniLM); fewer tokens than 256 lose.
+_TOKENS_TOGETHER = {"cpu": 1024, "cuda": 65_536}
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class Device:
         if self.torch_device.type == "cpu" and length <= _SHORT_ATTENTION:
             return cast(AbstractContextManager[object], sdpa_kernel(SDPBackend.MATH))
         return nullcontext()
+
+    def rows_together(self, length: float) -> int:
+        """How many rows of that mean length, in tokens, are evaluated fastest in one batch."""
+        return max(1, round(_TOKENS_TOGETHER[self.torch_device.type] / max(1.0, length)))
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors on this device."""

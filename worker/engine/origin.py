@@ -55,7 +55,7 @@ class Origin:
             chosen = np.random.default_rng(run.spec.seed).permutation(len(self.train))[:MOMENT_ROWS]
             rows_seen = self.train.select(chosen)
             with noted_moments(anatomy):
-                evaluate(anatomy.model, rows_seen, run.task, batch_size=32, device=run.device)
+                evaluate(anatomy.model, rows_seen, run.task, device=run.device)
         return anatomy
 
     @cached_property

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     XLNetLMHeadModel,
@@ -211,17 +210,6 @@ class TestLoading:
 
 
 class TestTokenizer:
-    def test_one_that_does_not_say_so_makes_segments(self, tmp_path: Path) -> None:
-        """As transformers 5 writes it; the tokenizer that is delivered then says so itself."""
-        stock_model("xlnet", "sequence", pad_token_id=PADDING).config.save_pretrained(tmp_path)
-        XLNetTokenizer(vocab=PIECES).save_pretrained(tmp_path)
-        loaded = load_tokenizer(tmp_path)
-        expected = [0, 0, 0, 1, 1, 1, 1, 2]
-        assert loaded("the cat", "who one this")["token_type_ids"] == expected
-        loaded.save_pretrained(tmp_path / "delivered")
-        delivered = AutoTokenizer.from_pretrained(tmp_path / "delivered")
-        assert delivered("the cat", "who one this")["token_type_ids"] == expected
-
     def test_loses_pieces_and_keeps_its_frame(self, tokenizer: PreTrainedTokenizerBase) -> None:
         texts, others = ["the cat", "who sat"], ["this one is new", "cat"]
         used = np.concatenate(tokenizer(texts)["input_ids"])

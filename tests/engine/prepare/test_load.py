@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AlbertTokenizer, AutoModelForSequenceClassification, AutoTokenizer, XLNetTokenizer
 
 from models.spec import TaskName
-from tests.engine.export_models import tiny_model
+from tests.engine.export_models import stock_model, tiny_model
 from worker.engine.anatomy import anatomy_of
 from worker.engine.anatomy.bert import BERT
 from worker.engine.anatomy.heads import HeadKind
@@ -163,3 +163,32 @@ class TestHeads:
         model, trained = load_model(folder, TASKS["multi-label-classification"], labels=labels)
         assert trained
         assert model.config.problem_type == "multi_label_classification"
+
+
+PIECES = ("\u2581the", "\u2581cat", "\u2581who", "\u2581one", "\u2581this")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_class", "special", "family", "expected"),
+    [
+        (AlbertTokenizer, ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"], "albert", [0, 0, 0, 0, 1, 1, 1, 1]),
+        (
+            XLNetTokenizer,
+            ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>"],
+            "xlnet",
+            [0, 0, 0, 1, 1, 1, 1, 2],
+        ),
+    ],
+)
+def test_a_tokenizer_that_does_not_say_so_makes_segments(
+    tokenizer_class: type, special: list[str], family: str, expected: list[int], tmp_path: Path
+) -> None:
+    """As transformers 5 writes it; the tokenizer that is delivered then says so itself."""
+    stock_model(family, "sequence", pad_token_id=special.index("<pad>")).config.save_pretrained(tmp_path)
+    vocabulary = [*((name, 0.0) for name in special), *((piece, -4.0) for piece in PIECES)]
+    tokenizer_class(vocab=vocabulary).save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded("the cat", "who one this")["token_type_ids"] == expected
+    loaded.save_pretrained(tmp_path / "delivered")
+    delivered = AutoTokenizer.from_pretrained(tmp_path / "delivered")
+    assert delivered("the cat", "who one this")["token_type_ids"] == expected

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import (
+    AlbertTokenizer,
     AutoConfig,
     AutoTokenizer,
     PreTrainedConfig,
@@ -29,7 +30,7 @@ from worker.engine.tasks.base import Task
 
 # Parts of a model that classification trains anew where a checkpoint lacks them.
 _TRAINED_ANEW = ("pooler",)
-UNNAMED_SEGMENTS = (XLNetTokenizer,)
+UNNAMED_SEGMENTS = (AlbertTokenizer, XLNetTokenizer)
 """Tokenizers that make token types and, since transformers 5, do not say so (transformers' issue 48128)."""
 CLASSIFIERS: tuple[HeadKind, ...] = ("sequence", "token")
 """Heads whose outputs are the labels of the data."""

@@ -19,7 +19,7 @@ from worker.engine.significance.elements import Element, Weighed
 from worker.engine.significance.projections import Key
 from worker.engine.significance.siblings import TOKENS_TOGETHER, block_of, computed_together, forked
 from worker.engine.tasks import Split, Task
-from worker.engine.tasks.evaluate import affordable, unpadded
+from worker.engine.tasks.evaluate import together, unpadded
 
 CACHE_BYTES = 512 << 20  # of hidden states; a larger split is computed from the first layer every time
 
@@ -41,7 +41,7 @@ class PrefixReplay:
         device: Device,
         *,
         precision: Precision,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         base: Shape | None = None,
         tally: Tally | None = None,
         room: int | None = None,
@@ -54,7 +54,7 @@ class PrefixReplay:
         self._base = (base or anatomy.full_shape()).normalised()
         self._tally = tally or Tally()
         self._present = [part.index for part in anatomy.parts]
-        self._batches = list(split.batches(affordable(batch_size, split)))
+        self._batches = list(split.batches(batch_size or together(split, device)))
         self._tokens = [int(batch.mask.sum()) for batch in self._batches]
         self._outputs: list[list[Any]] = []
         self._rebasing: tuple[Shape, list[list[Any]]] | None = None

@@ -51,7 +51,6 @@ def baseline(run: Run) -> dict[str, Any]:
         run.dense.anatomy.model,
         run.dense.selection,
         run.task,
-        batch_size=128,
         device=run.device,
         reporter=run.reporter,
     )

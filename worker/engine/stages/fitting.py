@@ -123,7 +123,7 @@ def recovered(
 
 def judged(run: Run, model: PreTrainedModel) -> Judgement:
     """The model on the whole selection split, in fp32."""
-    return judgement(run, evaluate(model, run.selection, run.task, batch_size=128, device=run.device))
+    return judgement(run, evaluate(model, run.selection, run.task, device=run.device))
 
 
 def learning_rate(run: Run, student: PreTrainedModel, before: PreTrainedModel) -> float:

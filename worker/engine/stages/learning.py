@@ -211,9 +211,7 @@ class _Lesson:
         run, anatomy = self.learning.run, self._folded(shape)
         rows = sample(run.selection, compared_rows(run), run.spec.seed)
         with anatomy.masked(anatomy.checked(shape)):
-            evaluation = evaluate(
-                anatomy.model, rows, run.task, batch_size=128, device=run.device, precision="fast"
-            )
+            evaluation = evaluate(anatomy.model, rows, run.task, device=run.device, precision="fast")
         return judgement(run, evaluation)
 
     def keep(self, shape: Shape) -> None:

@@ -95,7 +95,7 @@ def _by_significance(run: Run, precision: Precision) -> list[str]:
 
     def loss() -> float:
         run.reporter.check()
-        return evaluate(anatomy.model, judged, run.task, batch_size=32, device=run.device).loss
+        return evaluate(anatomy.model, judged, run.task, device=run.device).loss
 
     run.progress("baseline", 0, 2, "weighing matrices")
     changes = quantization_losses(anatomy, (precision,), loss)[precision]

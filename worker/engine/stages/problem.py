@@ -195,9 +195,7 @@ def search_problem(
         if race is not None:
             return race.judge(shape)
         with anatomy.masked(shape):
-            evaluation = evaluate(
-                anatomy.model, judged, run.task, batch_size=128, device=run.device, precision="fast"
-            )
+            evaluation = evaluate(anatomy.model, judged, run.task, device=run.device, precision="fast")
         return judgement(run, evaluation)
 
     def contest(rival: Shape, shape: Shape, bar: Bar) -> Judgement | Abandoned:

@@ -18,7 +18,6 @@ from worker.engine.tasks import Split, Task
 
 HARDEST = 0.125  # of the rows, on which the start does worst: they come first
 CHUNKS = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.75, 1.0)  # of the rows: where one looks whether to go on
-BATCH = 128
 Answers = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Losses and logits of a chunk."""
 
@@ -87,7 +86,6 @@ class Race:
             self._task,
             self._device,
             precision="fp32",
-            batch_size=BATCH,
             tally=self.tally,
             room=0,
         )
@@ -110,7 +108,6 @@ class Race:
                 self._task,
                 self._device,
                 precision="fp32",
-                batch_size=BATCH,
                 base=self._start,
                 tally=self.tally,
                 room=room,

@@ -35,13 +35,14 @@ def evaluate(
     split: Split,
     task: Task,
     *,
-    batch_size: int,
     device: Device,
     precision: Precision = "fp32",
     reporter: Reporter | None = None,
+    batch_size: int | None = None,
 ) -> Evaluation:
     """Run `model` over all of `split`; rows of like length share a batch, results keep split order.
 
+    There are as many as the device evaluates fastest, unless a `batch_size` is given.
     The model is put on the device and left in the mode (train or eval) that it was in.
     Raises Stopped between batches when `reporter` says so.
     """
@@ -52,7 +53,7 @@ def evaluate(
     model.eval()
     logits: NDArray[np.float32] | None = None
     losses = np.empty(len(split), dtype=np.float32)
-    for batch in split.batches(affordable(batch_size, split)):
+    for batch in split.batches(batch_size or together(split, device)):
         if reporter is not None:
             reporter.check()
         with device.autocast(precision):
@@ -67,6 +68,11 @@ def evaluate(
     marks = task.marks(logits, split)
     scores = {str(name): task.score(name, marks) for name in task.metrics}
     return Evaluation(float(losses.mean(dtype=np.float64)), losses, logits, scores)
+
+
+def together(split: Split, device: Device) -> int:
+    """How many rows are evaluated in one batch: as many as is fastest, as far as that is affordable."""
+    return affordable(device.rows_together(float(split.lengths.mean())), split)
 
 
 def affordable(batch_size: int, split: Split) -> int:

@@ -21,7 +21,6 @@ from worker.engine.training.options import EpochRecord, FitOptions, FitResult
 from worker.engine.training.vocabulary import CompactVocabulary
 
 LossOfBatch = Callable[[Batch], torch.Tensor]
-EVALUATION_BATCH = 64
 # The pace is judged once this many steps are behind, and again after every as many.
 PACE_STEPS = 20
 StoppedBy = Literal["epochs", "patience", "time"]
@@ -168,7 +167,6 @@ class TrainingLoop:
             self.model,
             self.selection,
             self.task,
-            batch_size=EVALUATION_BATCH,
             device=self.device,
             precision=self.options.precision,
             reporter=self.reporter,
