@@ -2,6 +2,7 @@
 
     AXFORGE_BENCH_DATA=FOLDER python -m bench.toolbox [--tasks trec sst2] [--only NAME ...] [--cache FOLDER]
     AXFORGE_BENCH_DATA=FOLDER python -m bench.toolbox --dry     # a few rows: does it run to its end?
+    python -m bench.toolbox --show                              # a table of the results; measures nothing
 
 The model is fine-tuned once for a task and kept in the cache folder. Every approximation of the engine is
 applied at a standard strength (`bench/strengths.py`; one that has none there ends the bench), exported in
@@ -15,6 +16,7 @@ differences mean nothing.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -82,7 +84,15 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--dry", action="store_true")
+    parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args()
+    if arguments.show:
+        print(
+            "\n\n".join(
+                table(task, json.loads(arguments.results.read_text())[task]) for task in arguments.tasks
+            )
+        )
+        return
     ensure_all_have_strengths()
     effort, results = (DRY, dry(RESULTS)) if arguments.dry else (Effort(), arguments.results)
     record("machine", machine() | {"threads": usable_processors()}, results)
@@ -196,6 +206,27 @@ def _recovered(
     files = _delivered(bench, model, applied, folder / "recovered")
     metrics = {name: round(each.metric, 4) for name, each in files.items()}
     return metrics | {"seconds": round(seconds, 1), "kept": fitted is not None}
+
+
+def table(task: str, measured: dict[str, Any]) -> str:
+    """Markdown of a task's results: metric, size and speed of each form, and the metric after recovery."""
+    dense, int8 = measured["dense"], measured["int8"]
+    lines = [
+        f"| {task} | {measured['metric']} | smaller | faster | after recovery |",
+        "|---|---|---|---|---|",
+        f"| dense | {dense['metric']:.4f} | 1.00x | 1.00x | |",
+        f"| int8 | {int8['metric']:.4f} | {int8['size_reduction']:.2f}x | {int8['speedup']:.2f}x | |",
+    ]
+    for label, told in measured["approximations"].items():
+        for form, name in ((FORMS[0], label), (FORMS[1], "the same, int8")):
+            if form not in told:
+                continue
+            each, after = told[form], told.get("after_recovery", {}).get(form)
+            lines.append(
+                f"| {name} | {each['metric']:.4f} | {each['size_reduction']:.2f}x | {each['speedup']:.2f}x "
+                f"| {'' if after is None else f'{after:.4f}'} |"
+            )
+    return "\n".join(lines)
 
 
 def _told(each: Delivered, dense: Delivered) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from worker.engine.learned.soft_amounts import Kept, expected_amounts
 from worker.engine.learned.vib import Masks
 from worker.engine.measure.latency_table import BlockCosts, LatencyTable, NarrowCosts
 from worker.engine.measure.layer_size import LayerSize
+from worker.engine.strategies.goal import LEAST_FILE, CostModel
 
 LENGTH = 11
 
@@ -75,6 +76,18 @@ def test_decided_masks_cost_what_their_shape_costs(family: str) -> None:
             assert costs_of(anatomy).exactly(cost, shape) == pytest.approx(value, rel=1e-6), (seed, cost)
         checked += shape != anatomy.full_shape()
     assert checked > 6
+
+
+def test_no_file_is_predicted_to_take_nothing() -> None:
+    """Bytes are the whole file's less a price for what is gone, which may come to more than there is."""
+    anatomy = anatomy_of(tiny_model("bert", "sequence"))
+    full = anatomy.full_shape()
+    count = anatomy.parameters(full)
+    gone = replace(full, layers=tuple(replace(layer, present=False) for layer in full.layers)).normalised()
+    searched = CostModel(lambda shape: 1.0, anatomy.parameters, float(count), count, 100.0)
+    learned = FileBytes(full, float(count), 100.0).of(anatomy, Amounts.of(anatomy, anatomy.checked(gone)))
+    assert searched(full).bytes == count
+    assert searched(gone).bytes == float(learned) == pytest.approx(LEAST_FILE * count)
 
 
 def test_every_cost_pushes_every_kind_of_mask() -> None:

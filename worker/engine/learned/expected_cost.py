@@ -18,6 +18,7 @@ from worker.engine.anatomy import Anatomy, Shape
 from worker.engine.anatomy.costs import Amounts, LayerAmounts, model_macs, model_parameters
 from worker.engine.measure.latency_table import LEAST_PART, BlockCosts, BlockKind, LatencyTable, NarrowCosts
 from worker.engine.measure.layer_size import LayerSize
+from worker.engine.strategies.goal import LEAST_FILE
 
 CostName = Literal["ms", "bytes", "parameters", "macs"]
 LEAST_PRESENT = 1e-6  # below that a layer's widths are not told from nothing
@@ -55,15 +56,15 @@ class FileBytes:
     outside_more: float = 0.0
     beside: LayerSize | None = None
 
-    def of(self, anatomy: Anatomy, left: Amounts) -> Any:
-        """Of a model of which so much is left."""
+    def of(self, anatomy: Anatomy, left: Amounts) -> Tensor:
+        """A scalar, of a model of which so much is left."""
         whole = Amounts.of(anatomy, anatomy.checked(self.whole))
         lost = self.per_parameter * (model_parameters(anatomy, whole) - model_parameters(anatomy, left))
         outside = [model_parameters(anatomy, replace(each, run={}, stored={})) for each in (whole, left)]
         lost = lost + self.outside_more * (outside[0] - outside[1])
         if self.beside is not None:
             lost = lost + _beside(self.beside, whole) - _beside(self.beside, left)
-        return self.whole_bytes - lost
+        return torch.as_tensor(self.whole_bytes - lost).clamp_min(LEAST_FILE * self.whole_bytes)
 
 
 @dataclass(frozen=True)

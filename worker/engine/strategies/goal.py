@@ -11,6 +11,7 @@ from models.spec import Constraints, Focus
 from worker.engine.anatomy.shape import Shape
 
 Resource = Literal["ms", "bytes"]
+LEAST_FILE = 0.002  # of the whole model's bytes, that any model's file is predicted to take
 MARGIN = 0.1  # predicted times must beat their bound by this part: the table errs by about as much
 
 
@@ -52,7 +53,8 @@ class CostModel:
 
     def __call__(self, shape: Shape) -> Costs:
         removed = self.bytes_per_parameter * (self.whole_parameters - self.parameters(shape))
-        return Costs(self.milliseconds(shape), self.whole_bytes - removed - self.other_bytes(shape))
+        left = self.whole_bytes - removed - self.other_bytes(shape)
+        return Costs(self.milliseconds(shape), max(left, LEAST_FILE * self.whole_bytes))
 
 
 @dataclass(frozen=True)
