@@ -243,7 +243,17 @@ def compared_rows(
     assert baseline is not None
     affordable = share * run.spec.budget.max_minutes * 60 / (passes * baseline["row_seconds"])
     if epochs is not None:
-        affordable = min(affordable, epochs * BACKWARD * len(run.train) / passes)
+        affordable = min(affordable, rows_in_epochs(epochs, len(run.train), passes))
+    return at_most(affordable, numbers)
+
+
+def rows_in_epochs(epochs: float, training_rows: int, passes: int) -> float:
+    """On how many rows so many forward passes take as long as so many passes of training."""
+    return epochs * BACKWARD * training_rows / passes
+
+
+def at_most(affordable: float, numbers: Sequence[int]) -> int:
+    """The first of the numbers, largest first, that is affordable; the last where none is."""
     return next((rows for rows in numbers if rows <= affordable), numbers[-1])
 
 
