@@ -126,7 +126,14 @@ def test_a_spec_is_shown_without_addresses_and_metadata(origin: dict[str, str], 
 def test_heat_has_steps_of_the_largest_change() -> None:
     def element(kind: str, layer: int, number: int, change: float) -> dict[str, Any]:
         name = f"{kind}.{layer}.{number}"
-        return {"id": name, "kind": kind, "layer": layer, "loss_change": change, "milliseconds": 0.5}
+        return {
+            "id": name,
+            "kind": kind,
+            "layer": layer,
+            "loss_change": change,
+            "standard_error": 0.01,
+            "milliseconds": 0.5,
+        }
 
     changes = [-0.1, 0.0, 0.02, 0.5, 0.1, 1.0]
     heads = [element("head", number // 4, number, change) for number, change in enumerate(changes)]

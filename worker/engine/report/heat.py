@@ -16,10 +16,12 @@ Element = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class HeatCell:
-    """`step`: 0 for next to nothing to 5, or -1 where the loss falls without the element."""
+    """`step`: 0 for next to nothing to 5, or -1 where the loss falls without the element. `standard_error` of
+    the loss change, over the rows that it was measured on."""
 
     element: str
     loss_change: float
+    standard_error: float
     milliseconds: float
     step: int
 
@@ -103,4 +105,5 @@ def _is(element: Element, kind: str, layer: int) -> bool:
 def _cell(element: Element, bounds: Sequence[float]) -> HeatCell:
     change = float(element["loss_change"])
     step = -1 if change < 0 else bisect_right(bounds, change) if any(bounds) else 0
-    return HeatCell(element["id"], change, float(element["milliseconds"]), step)
+    error, milliseconds = float(element["standard_error"]), float(element["milliseconds"])
+    return HeatCell(element["id"], change, error, milliseconds, step)

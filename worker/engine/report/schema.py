@@ -53,6 +53,7 @@ class Significance(Document):
     base_loss: float
     rows: int
     rank_agreement: dict[str, float | None]
+    reliability: dict[str, float | None]
     elements: tuple[dict[str, Any], ...]
 
 

@@ -88,8 +88,8 @@ def significance_report(
     those that do not know its kind), and the `parameters`, `macs` (one example of `length` tokens), `bytes`
     and `milliseconds` that its removal saves on the target; `channels` counts a weight group's channels, or
     a hidden group's dimensions. `estimators` tells of each where it is from, what it took and how far its
-    order agrees with the exact one, by kind of element, and of ablation its `reliability`; `rank_agreement`
-    is Fisher's Spearman correlation.
+    order agrees with the exact one, by kind of element; `rank_agreement` is Fisher's Spearman correlation,
+    and `reliability` how far the exact order itself stands, by kind.
     """
     shape = anatomy.full_shape()
     base = float(np.mean(base_losses))
@@ -107,13 +107,14 @@ def significance_report(
         }
         for element in elements
     ]
-    estimators = {"ablation": {**_told("ablation", ablation), "reliability": _reliability(rows)}}
+    estimators = {"ablation": _told("ablation", ablation)}
     for name, estimate in estimates.items():
         estimators[name] = {**_told(name, estimate.cost), "agreement": _agreement(rows, name)}
     by_fisher = estimators["fisher"]["agreement"].items()
     return {
         "base_loss": base,
         "rows": len(base_losses),
+        "reliability": _reliability(rows),
         "rank_agreement": {kind: each["spearman"] for kind, each in by_fisher if kind != "all"},
         "estimators": estimators,
         "elements": rows,
