@@ -11,7 +11,16 @@ from worker.engine.anatomy import LayerShape, Shape, anatomy_of
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.tasks import evaluate
 from worker.engine.tasks.losses import soft_loss
-from worker.engine.training import DistilOptions, FitOptions, TeacherCache, distil, fine_tune, matched_layers
+from worker.engine.training import (
+    DistilOptions,
+    FitOptions,
+    TeacherCache,
+    distil,
+    fine_tune,
+    matched_layers,
+    recovery_learning_rate,
+)
+from worker.engine.training.fine_tune import default_learning_rate
 
 QUICK = DistilOptions(epochs=4, learning_rate=3e-3, precision="fp32", patience=None)
 
@@ -33,6 +42,17 @@ def half(teacher: torch.nn.Module, present: tuple[bool, ...] = (True, False, Tru
     """Half the layers, heads and channels of the teacher."""
     layers = tuple(LayerShape((0, 2), tuple(range(0, 64, 2)), present=kept) for kept in present)
     return sliced(teacher, Shape(layers))
+
+
+def test_a_student_that_lost_little_takes_small_steps(teacher: torch.nn.Module) -> None:
+    of_training = default_learning_rate(teacher)
+    rates = [
+        recovery_learning_rate(teacher, removed) / of_training for removed in (0.0, 0.1, 0.25, 0.4, 0.5, 0.9)
+    ]
+    assert rates == sorted(rates)
+    assert rates[0] < 1.0  # what lost nothing is less than trained anew
+    assert rates[2] < (rates[0] + rates[-1]) / 3  # far below the middle
+    assert rates[-1] == rates[-2] == recovery_learning_rate(teacher) / of_training > 4.0
 
 
 def test_recovers_what_slicing_lost(teacher: torch.nn.Module, keywords: Keywords) -> None:

@@ -21,9 +21,11 @@ from worker.engine.training.teacher import TeacherCache
 
 EXAMPLES = 120_000
 EPOCHS = (4, 60)
-# Of the fine-tuning rate, for a student that lost half of its computation or more: it has lost its
-# balance, and takes, and needs, larger steps. One that lost little is only disturbed by them.
-LEARNING_RATE_FACTOR = 5.0
+# Of the fine-tuning rate, for a student that lost nothing, and for one that lost half of its computation or
+# more: that has lost its balance, and takes, and needs, larger steps. One that lost little is only disturbed
+# by them: after a quarter, two minutes at 3 times the rate left the loss at .361 on TREC's selection split, where
+# 1.6 times left .289, 1.0 .324 and 0.6 .352 (untrained .358), so between the two it grows with the square.
+LEARNING_RATE_FACTORS = (0.5, 5.0)
 LEAST_VARIANCE = 1e-6
 
 
@@ -79,7 +81,8 @@ def distil(
 
 def recovery_learning_rate(student: PreTrainedModel, removed: float = 1.0) -> float:
     """By the part of the computation that was removed since `student` was last trained, 0 to 1."""
-    factor = 1.0 + (LEARNING_RATE_FACTOR - 1.0) * min(1.0, removed / 0.5)
+    least, most = LEARNING_RATE_FACTORS
+    factor = least + (most - least) * min(1.0, removed / 0.5) ** 2
     return factor * default_learning_rate(student)
 
 
