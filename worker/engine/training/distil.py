@@ -23,8 +23,8 @@ EXAMPLES = 120_000
 EPOCHS = (4, 60)
 # Of the fine-tuning rate, for a student that lost nothing, and for one that lost half of its computation or
 # more: that has lost its balance, and takes, and needs, larger steps. One that lost little is only disturbed
-# by them: after a quarter, two minutes at 3 times the rate left the loss at .361 on TREC's selection split, where
-# 1.6 times left .289, 1.0 .324 and 0.6 .352 (untrained .358), so between the two it grows with the square.
+# by them: after a quarter, two minutes at 3 times the rate left the loss of TREC's selection at .361, at
+# 1.6 times at .289, at 1.0 at .324, at 0.6 at .352 (untrained .358; one seed). So it grows with the square.
 LEARNING_RATE_FACTORS = (0.5, 5.0)
 LEAST_VARIANCE = 1e-6
 
