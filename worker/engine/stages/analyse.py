@@ -29,7 +29,7 @@ from worker.engine.workspace import write_json
 
 WEIGHED_ROWS = (256, 128, 64, 32)  # of the selection split, for the loss change of every single element
 WEIGHING_SHARE = 0.05  # of the budget, for that
-WEIGHING_EPOCHS = 0.7  # of fine-tuning, that it takes at most; with estimates the analysis stays below one
+WEIGHING_EPOCHS = 0.7  # of fine-tuning, that it takes at most; estimates take a third of one on top
 TABLE_SHARE = 0.012  # of the stage's time, for timing one stack of the latency table
 
 
