@@ -138,7 +138,7 @@ def test_a_job_with_a_contenders_choice_is_certified(tmp_path: Path) -> None:
     spec = tiny_spec(
         tiny_sources(tmp_path),
         approximations=list(KINDS),
-        constraints={"size": {"min_reduction": 1.2}},
+        constraints={"size": {"min_reduction": 1.3}},
         exports=["onnx"],
         budget={"max_minutes": 0.5},
     )
