@@ -3,9 +3,9 @@
     AXFORGE_BENCH_DATA=FOLDER python -m bench.analysis [analysis depth retraining-free hidden drivers]
 
 `analysis`: MiniLM (six layers) fine-tuned on TREC. Every estimator's rank agreement with exact ablation and
-its cost, beside one epoch of fine-tuning on the same rows (what a job does by default, ablation and Fisher,
-over an epoch is `analysis_over_epoch`); ablation on all rows as well, for how far its order stands; and the
-accuracy-driven search with whole judgements and with races: token-layers, seconds, decisions.
+its cost, beside one epoch of fine-tuning on the same rows (`analysis_over_epoch`: all that a job does by
+default, ablation as a job limits it and every estimate); ablation on all rows as well, for how far its order
+stands; and the accuracy-driven search with whole judgements and with races: token-layers, seconds, decisions.
 `depth`: the same with every layer twice (twelve layers).
 `retraining-free`: 1.5 times fewer milliseconds by structure alone, without quantization, from 2,048 rows,
 with `recovery: reconstruct` and with `off`.
@@ -113,7 +113,7 @@ def _analysed(base: Path, folder: Path) -> dict[str, Any]:
     epoch = fitted.seconds / fitted.epochs
     anatomy = anatomy_of(model)
     estimators = estimated(run, anatomy, data.train, data.selection)
-    seconds = sum(estimators[name]["seconds"] for name in ("ablation", "fisher"))
+    seconds = sum(estimators[name]["seconds"] for name in NAMES)
     return {
         "training_rows": len(data.train),
         "selection_rows": len(data.selection),

@@ -16,7 +16,8 @@ Precision = Literal["fp32", "bf16", "fast"]
 _BF16_CAPABILITIES = ("amx_bf16", "avx512_bf16", "avx10_2", "bf16", "sve_bf16")
 _SHORT_ATTENTION = 128
 # Of a batch that is only evaluated. On CPU its activations then stay in the cache: 128 rows of 14 tokens took
-# 1.3 times as long as 32, of 128 tokens 1.2 times as long as 8 (Zen 4, MiniLM); fewer tokens than 256 lose.
+# 1.3 times as long as 32, 64 of 128 tokens 1.1 times as long as 8; 256 are too few (Zen 4, MiniLM). The
+# number for CUDA was not measured.
 _TOKENS_TOGETHER = {"cpu": 1024, "cuda": 65_536}
 
 

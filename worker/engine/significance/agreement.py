@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
+Told = TypeVar("Told")
 FEWEST = 3  # elements of which an order tells anything
 
 
@@ -34,18 +36,14 @@ def agreement_by_kind(
     kinds: Sequence[str], exact: Sequence[float], estimate: Sequence[float]
 ) -> Mapping[str, dict[str, float | None]]:
     """The same for the elements of each kind, and under `all` for all of them together."""
-    by_kind: dict[str, dict[str, float | None]] = {}
-    for kind in dict.fromkeys(kinds):
-        at = [number for number, each in enumerate(kinds) if each == kind]
-        by_kind[kind] = agreement([exact[n] for n in at], [estimate[n] for n in at])
-    return {**by_kind, "all": agreement(exact, estimate)}
+    return _by_kind(agreement, kinds, exact, estimate)
 
 
 def reliability(changes: Sequence[float], errors: Sequence[float]) -> float | None:
     """The part, 0 to 1, of how exact loss changes vary that is not due to which rows they are measured on.
 
     `errors` are their standard errors. It is 1 - mean(error^2) / variance, the reliability of classical test
-    theory (Lord and Novick 1968, section 3.4): no estimate can be expected to correlate with what was
+    theory (Lord and Novick 1968): no estimate can be expected to correlate with what was
     measured by more than its square root. None where nothing varies, or for fewer than three elements.
     """
     if len(changes) < FEWEST or not np.ptp(changes) > 0:
@@ -57,8 +55,17 @@ def reliability_by_kind(
     kinds: Sequence[str], changes: Sequence[float], errors: Sequence[float]
 ) -> Mapping[str, float | None]:
     """The same for the elements of each kind, and under `all` for all of them together."""
-    by_kind: dict[str, float | None] = {}
+    return _by_kind(reliability, kinds, changes, errors)
+
+
+def _by_kind(
+    of: Callable[[Sequence[float], Sequence[float]], Told],
+    kinds: Sequence[str],
+    one: Sequence[float],
+    other: Sequence[float],
+) -> Mapping[str, Told]:
+    by_kind: dict[str, Told] = {}
     for kind in dict.fromkeys(kinds):
         at = [number for number, each in enumerate(kinds) if each == kind]
-        by_kind[kind] = reliability([changes[n] for n in at], [errors[n] for n in at])
-    return {**by_kind, "all": reliability(changes, errors)}
+        by_kind[kind] = of([one[n] for n in at], [other[n] for n in at])
+    return {**by_kind, "all": of(one, other)}

@@ -54,7 +54,7 @@ class PrefixReplay:
         self._base = (base or anatomy.full_shape()).normalised()
         self._tally = tally or Tally()
         self._present = [part.index for part in anatomy.parts]
-        self._batches = list(split.batches(batch_size or together(split, device)))
+        self._batches = list(split.batches(together(split, device, batch_size)))
         self._tokens = [int(batch.mask.sum()) for batch in self._batches]
         self._outputs: list[list[Any]] = []
         self._rebasing: tuple[Shape, list[list[Any]]] | None = None

@@ -53,7 +53,7 @@ def evaluate(
     model.eval()
     logits: NDArray[np.float32] | None = None
     losses = np.empty(len(split), dtype=np.float32)
-    for batch in split.batches(batch_size or together(split, device)):
+    for batch in split.batches(together(split, device, batch_size)):
         if reporter is not None:
             reporter.check()
         with device.autocast(precision):
@@ -70,9 +70,9 @@ def evaluate(
     return Evaluation(float(losses.mean(dtype=np.float64)), losses, logits, scores)
 
 
-def together(split: Split, device: Device) -> int:
-    """How many rows are evaluated in one batch: as many as is fastest, as far as that is affordable."""
-    return affordable(device.rows_together(float(split.lengths.mean())), split)
+def together(split: Split, device: Device, batch_size: int | None = None) -> int:
+    """How many rows are evaluated in one batch: as given, or as is fastest, as far as affordable."""
+    return affordable(batch_size or device.rows_together(float(split.lengths.mean())), split)
 
 
 def affordable(batch_size: int, split: Split) -> int:
