@@ -15,7 +15,7 @@ from worker.engine.export.onnx import layer_stack_onnx
 from worker.engine.measure.inputs import BenchInputs
 from worker.engine.measure.latency_table import BlockCosts, Dimensions, LatencyTable, NarrowCosts
 from worker.engine.measure.probing import ModelFile
-from worker.engine.measure.table_fit import Stack, fit, monotone, planned_stacks
+from worker.engine.measure.table_fit import Stack, anchored, fit, monotone, planned_stacks
 from worker.engine.measure.table_measure import latency_table
 
 TABLE = LatencyTable(
@@ -89,6 +89,36 @@ def test_a_plan_tells_every_width_apart(heads: int, channels: int) -> None:
     assert len(stacks) <= 18
 
 
+@pytest.mark.parametrize(
+    ("whole", "shallow", "scale", "fixed"),
+    [
+        (3.0, None, 1.0, 0.8),  # by the stacks alone: what they leave is fixed
+        (3.0, 0.7, 1.15, 0.47),
+        (3.0, 1.1, 0.95, 0.91),
+        (3.0, 0.1, 3.0 / 2.2, 0.0),  # no less than nothing is fixed
+        (3.0, 3.1, 1.0, 0.8),  # one layer slower than all: disturbed
+        (2.0, None, 2.0 / 2.2, 0.0),
+    ],
+)
+def test_a_table_predicts_the_whole_model_and_its_last_layer_alone(
+    whole: float, shallow: float | None, scale: float, fixed: float
+) -> None:
+    others, last = 2.0, 0.2
+    found = anchored(whole, shallow, others, last)
+    assert found == pytest.approx((scale, fixed), abs=1e-9)
+    assert found[1] + found[0] * (others + last) == pytest.approx(whole)
+    if shallow is not None and 0.2 < shallow < whole:
+        assert found[1] + found[0] * last == pytest.approx(shallow)
+
+
+@given(*[st.floats(0.01, 100.0)] * 4)
+def test_no_part_of_a_table_takes_less_than_nothing(
+    whole: float, shallow: float, others: float, last: float
+) -> None:
+    assert min(anchored(whole, shallow, others, last)) >= 0.0
+    assert min(anchored(whole, None, others, last)) >= 0.0
+
+
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=8))
 def test_monotone_never_falls_and_leaves_what_rises_alone(values: list[float]) -> None:
     pooled = monotone(np.array(values))
@@ -128,6 +158,13 @@ def test_what_was_not_timed_is_neither_free_nor_faster_than_in_proportion() -> N
     assert noisy.predict(half) < TABLE.predict(whole)
 
 
+def _last_layer(channels: int, folder: Path) -> ModelFile:
+    folder.mkdir()
+    file = ModelFile(folder / "model.onnx")
+    layer_stack_onnx(file.path, hidden_size=128, head_size=32, layers=[(4, channels)], quantized=False)
+    return file
+
+
 def measured(
     folder: Path, cache: Path, steps: list[tuple[int, int]], *, layers: int, channels: int, seconds: float
 ) -> LatencyTable:
@@ -143,6 +180,7 @@ def measured(
             hidden_size=128, head_size=32, heads=4, channels=channels, layers=layers, narrower=layers > 2
         ),
         threads=1,
+        shallow=partial(_last_layer, channels),
         cache=cache,
         seconds_per_stack=seconds,
         on_step=lambda step, total: steps.append((step, total)),

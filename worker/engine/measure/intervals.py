@@ -90,15 +90,18 @@ def bootstrap_accuracy(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    unseen: float = 0.0,
 ) -> PairedBootstrap:
     """Paired bootstrap of accuracy from which rows each model gets right, both [rows].
 
     Resampling rows is drawing the four counts (both right, one, the other, neither) from a
-    multinomial distribution, so the cost does not depend on the number of rows.
+    multinomial distribution, so the cost does not depend on the number of rows. `unseen`: that many rows
+    more are counted where only the one and where only the other model is right; it need not be whole.
     """
     rows = _same_rows(dense_correct, optimized_correct)
     cells = np.bincount(2 * dense_correct.astype(np.int64) + optimized_correct, minlength=4)
-    drawn = np.random.default_rng(seed).multinomial(rows, cells / rows, size=resamples)
+    counted = cells + unseen * np.array([0.0, 1.0, 1.0, 0.0])
+    drawn = np.random.default_rng(seed).multinomial(rows, counted / counted.sum(), size=resamples)
     _, only_optimized, only_dense, both = drawn.T
     return PairedBootstrap(
         float(dense_correct.mean()),
@@ -126,11 +129,13 @@ def bootstrap_score(
     return PairedBootstrap(score(dense), score(optimized), scores[:, 0], scores[:, 1])
 
 
-def paired_bootstrap(scorer: Scorer[M], dense: M, optimized: M, *, seed: int = 0) -> PairedBootstrap:
-    """Paired bootstrap of the job's score; the share of right rows takes the short way."""
+def paired_bootstrap(
+    scorer: Scorer[M], dense: M, optimized: M, *, seed: int = 0, unseen: float = 0.0
+) -> PairedBootstrap:
+    """Paired bootstrap of the job's score; the share of right rows takes the short way, with `unseen`."""
     dense_right, optimized_right = scorer.right(dense), scorer.right(optimized)
     if dense_right is not None and optimized_right is not None:
-        return bootstrap_accuracy(dense_right, optimized_right, seed=seed)
+        return bootstrap_accuracy(dense_right, optimized_right, seed=seed, unseen=unseen)
     return bootstrap_score(scorer.score, dense, optimized, seed=seed)
 
 

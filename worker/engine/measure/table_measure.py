@@ -19,12 +19,13 @@ from worker.engine.measure.latency import Comparison, compare_running
 from worker.engine.measure.latency_table import Dimensions, LatencyTable, NarrowCosts
 from worker.engine.measure.layer_size import LayerSize, SizedStack, fit_layer_size
 from worker.engine.measure.probing import ModelFile, Probe, probe
-from worker.engine.measure.table_fit import Stack, fit, narrow_stacks, planned_stacks
+from worker.engine.measure.table_fit import Stack, anchored, fit, narrow_stacks, planned_stacks
 from worker.engine.workspace import read_json, write_json
 
+SHALLOW = "shallow"
 WARMUP = 5
 GROUP = 4  # models timed in turns with the whole one: its turns are shared, memory stays bounded
-VERSION = 4  # of the method: tables measured in another way are not read back
+VERSION = 5  # of the method: tables measured in another way are not read back
 
 
 def latency_table(
@@ -34,6 +35,7 @@ def latency_table(
     *,
     threads: int,
     delivered: ModelFile | None = None,
+    shallow: Callable[[Path], ModelFile] | None = None,
     quantized: bool = False,
     cache: Path | None = None,
     seconds_per_stack: float = 1.2,
@@ -43,18 +45,18 @@ def latency_table(
 
     `dense` is the exported dense fp32 model. `delivered` is the whole model at the precision that
     will be delivered (its int8 export where `quantized`), None when that is `dense` itself; the
-    table predicts its time exactly. `on_step(step, total)` is called before every group of stacks and may
+    table predicts its time exactly. `shallow` writes that model with its last layer alone into a folder, and
+    the table predicts its time as well. `on_step(step, total)` is called before every group of stacks and may
     raise to stop. Raises MeasurementError.
     """
     whole = delivered or dense
-    file = (
-        None
-        if cache is None
-        else cache / f"latency-{table_key(dense, whole, inputs, dimensions, threads)}.json"
-    )
+    key = table_key(dense, whole, inputs, dimensions, threads, shallow=shallow is not None)
+    file = None if cache is None else cache / f"latency-{key}.json"
     if file is not None and (stored := read_json(file)) is not None:
         return LatencyTable.from_json(stored)
-    table = _measured(dense, whole, inputs, dimensions, threads, quantized, seconds_per_stack, on_step)
+    table = _measured(
+        dense, whole, shallow, inputs, dimensions, threads, quantized, seconds_per_stack, on_step
+    )
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, table.to_json())
@@ -64,6 +66,7 @@ def latency_table(
 def _measured(
     dense: ModelFile,
     whole: ModelFile,
+    shallow: Callable[[Path], ModelFile] | None,
     inputs: BenchInputs,
     dimensions: Dimensions,
     threads: int,
@@ -75,13 +78,14 @@ def _measured(
     planned = planned_stacks(dimensions.heads, dimensions.channels, last=last)
     if dimensions.narrower:
         planned += narrow_stacks(dimensions.heads, dimensions.channels, dimensions.narrow_size)
-    timed: list[tuple[Comparison, str]] = []
+    timed: dict[str, Comparison] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="axforge-table-")))
         # Stacks are of the delivered precision, and so is what they are compared with: what disturbs
         # one then disturbs the other as much.
         reference = stack.enter_context(probe(whole, inputs, threads=threads))
-        models = {"dense": dense} | {
+        models = {"dense": dense} | ({} if shallow is None else {SHALLOW: shallow(folder / SHALLOW)})
+        models |= {
             f"stack-{number}": stack_file(folder / f"stack-{number}", stack, dense, dimensions, quantized)
             for number, stack in enumerate(planned)
         }
@@ -89,9 +93,9 @@ def _measured(
             on_step(step, -(-len(models) // GROUP))
             group = {name: models[name] for name in names}
             comparison = beside(reference, group, inputs, threads, seconds * len(group))
-            timed += [(comparison, name) for name in names]
+            timed |= dict.fromkeys(names, comparison)
         layer_size = _layer_size(planned, models)
-    return _table(planned, timed[1:], timed[0][0], dimensions, layer_size)
+    return _table(planned, timed, dimensions, layer_size)
 
 
 def _grouped(names: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -111,28 +115,32 @@ def beside(
 
 def _table(
     planned: Sequence[Stack],
-    timed: Sequence[tuple[Comparison, str]],
-    dense_timed: Comparison,
+    timed: Mapping[str, Comparison],
     dimensions: Dimensions,
     layer_size: LayerSize | None,
 ) -> LatencyTable:
     """Every time is a ratio to the whole model in the same turns, times what that takes at its fastest."""
-    whole_ms = min(comparison["whole"].fastest for comparison, _ in timed)
-    stacks = [
-        replace(stack, ms=whole_ms / comparison.speedup("whole", name))
-        for stack, (comparison, name) in zip(planned, timed, strict=True)
-    ]
+    whole_ms = min(comparison["whole"].fastest for comparison in timed.values())
+
+    def ms(name: str) -> float:
+        return whole_ms / timed[name].speedup("whole", name)
+
+    stacks = [replace(stack, ms=ms(f"stack-{number}")) for number, stack in enumerate(planned)]
     inner, last = fit([stack for stack in stacks if stack.hidden is None])
     narrow = _narrow_costs([stack for stack in stacks if stack.hidden is not None], dimensions)
     full = LayerShape(tuple(range(dimensions.heads)), tuple(range(dimensions.channels)))
-    layers_ms = (dimensions.layers - 1) * inner.layer_ms(full) + last.layer_ms(full)
-    scale = min(1.0, whole_ms / layers_ms)  # layers must not cost more than the model they are part of
-    whole = dense_timed["whole"]
+    scale, fixed = anchored(
+        whole_ms,
+        ms(SHALLOW) if SHALLOW in timed else None,
+        (dimensions.layers - 1) * inner.layer_ms(full),
+        last.layer_ms(full),
+    )
+    whole = timed["dense"]["whole"]
     return LatencyTable(
         inner=inner.scaled(scale),
         last=last.scaled(scale),
-        fixed_ms=whole_ms - scale * layers_ms,
-        dense_ms=whole_ms / dense_timed.speedup("whole", "dense"),
+        fixed_ms=fixed,
+        dense_ms=ms("dense"),
         p50_over_mean=whole.p50 / whole.fastest,
         p95_over_mean=whole.p95 / whole.fastest,
         narrow=None if narrow is None else narrow.scaled(scale),
@@ -180,13 +188,20 @@ def stack_file(
 
 
 def table_key(
-    dense: ModelFile, whole: ModelFile, inputs: BenchInputs, dimensions: Dimensions, threads: int
+    dense: ModelFile,
+    whole: ModelFile,
+    inputs: BenchInputs,
+    dimensions: Dimensions,
+    threads: int,
+    *,
+    shallow: bool = False,
 ) -> str:
     """Of all that a table depends on: dimensions, files' sizes, runtime, lengths, machine, versions."""
     host = machine.describe(dense.device, threads=threads)
     document = {
         "version": VERSION,
         "dimensions": asdict(dimensions),
+        "shallow": shallow,
         "bytes": [loaded_bytes(dense), loaded_bytes(whole)],
         "runtime": [dense.runtime, dense.device, threads],
         "inputs": inputs.digest(),
