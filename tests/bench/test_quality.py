@@ -15,6 +15,7 @@ from models.spec import JobSpec
 
 CHANGES = {
     "axforge": quality._all_at_once,
+    "hard": quality._hard,
     "accuracy": quality._accuracy,
     "far": quality._far,
     "retraining-free": quality._retraining_free,
@@ -36,7 +37,7 @@ def test_every_job_is_a_spec(
             run=lambda: SimpleNamespace(dense_folder=tmp_path / "dense"),
         ),
     )
-    asked = Asked(minutes=7.0, speedup=4.0)
+    asked = Asked(minutes=7.0, speedup=3.5)
     spec = JobSpec.model_validate(quality._spec(dense, asked, CHANGES[contender]))
     assert (spec.seed, spec.fine_tune, spec.base_model.path) == (3, False, str(tmp_path / "dense"))
     free = contender == "retraining-free"
@@ -45,8 +46,11 @@ def test_every_job_is_a_spec(
         quality.FREE_ROWS if free else QUALITY_TASKS[task].dataset.get("max_train_rows")
     )
     if contender == "axforge":
-        assert spec.constraints.speed.min_speedup == 4.0
+        assert spec.constraints.speed.min_speedup == 3.5
         assert spec.constraints.size.min_reduction == QUALITY_TASKS[task].size_reduction
+    if contender == "hard":
+        assert spec.constraints.speed.min_speedup == 4.0
+        assert spec.constraints.size.min_reduction == 14.0
 
 
 def row(seed: int, speedup: float, predicted: dict[str, float] | None) -> dict[str, Any]:

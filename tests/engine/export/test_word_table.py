@@ -1,4 +1,4 @@
-"""Word embeddings quantized piece by piece: the file is what ONNX Runtime writes of the whole table."""
+"""Word embeddings quantized piece by piece: what ONNX Runtime writes, or looks up, of the whole table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import numpy_helper
+from onnxruntime import InferenceSession
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -16,7 +18,7 @@ from tests.engine.decoder_models import tiny_decoder
 from tests.engine.export_models import tiny_classifier
 from tests.tiny_models import wordpiece_tokenizer
 from worker.engine.approximations import quantize, word_table
-from worker.engine.export.graph import WORDS
+from worker.engine.export.graph import IR_VERSION, WORDS
 from worker.engine.export.onnx import export_onnx, quantize_onnx
 
 
@@ -59,7 +61,7 @@ def test_int8_is_what_the_quantizer_makes_of_all_rows(
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_int4_is_what_the_quantizer_makes_of_all_rows(
+def test_int4_rows_are_what_the_quantizers_own_look_up_answers(
     family: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     model = tiny_classifier(family) if family == "bert" else tiny_decoder(family)
@@ -68,10 +70,33 @@ def test_int4_is_what_the_quantizer_makes_of_all_rows(
     quantize_onnx(source, target, Quantize(embeddings="int4"))
     whole = tmp_path / "whole.onnx"
     onnx.save(quantize._with_int4_words(onnx.load(source)), whole)
-    mine, theirs = weights(target), weights(whole)
-    table = [name for name in theirs if name.startswith(WORDS)]
-    assert len(table) == 2
-    assert {name: mine[name] for name in table} == {name: theirs[name] for name in table}
+    (node,) = (each for each in onnx.load(whole).graph.node if each.op_type == "GatherBlockQuantized")
+    assert "GatherBlockQuantized" not in {each.op_type for each in onnx.load(target).graph.node}
+    ids = np.arange(model.get_input_embeddings().num_embeddings)[None]
+    mine, theirs = (looked_up(path, node.output[0], ids) for path in (target, whole))
+    assert mine.shape == (*ids.shape, model.config.hidden_size)
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def looked_up(path: Path, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The value `name` of a graph's beginning."""
+    graph = onnx.load(path).graph
+    nodes, wanted = [], {name}
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            nodes.insert(0, node)
+            wanted |= set(node.input)
+    part = onnx.helper.make_graph(
+        nodes,
+        "part",
+        [each for each in graph.input if each.name in wanted],
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)],
+        [each for each in graph.initializer if each.name in wanted],
+    )
+    imports = onnx.load(path).opset_import
+    model = onnx.helper.make_model(part, opset_imports=imports, ir_version=IR_VERSION)
+    session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run([name], {"input_ids": ids})[0])
 
 
 def test_a_table_that_is_the_head_too_stays_whole(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from models.spec import JobSpec, PruneHeads, PruneLayers, Recipe
 from worker.engine.run import Run
 from worker.engine.stages import sizing
-from worker.engine.stages.sizing import SHARE_OF_TIME, TURNS, Sized, brought_to, sized
+from worker.engine.stages.sizing import SHARE_OF_TIME, TURNS, Sized, brought_to, granted_ms, sized
+from worker.engine.stages.timing import ReferenceTimes
 from worker.engine.strategies.goal import MARGIN, Costs, DenseReference, Goal
 
 
@@ -52,6 +53,28 @@ def test_nothing_more_goes_because_of_a_disturbance() -> None:
     clock = iter([1.4, 0.98])
     tried = brought_to(1.0, recipe(3), lambda tried, turn: next(clock), lambda tried, ms: recipe(9))
     assert tried == recipe(3)
+
+
+def test_no_more_is_kept_because_of_a_disturbance() -> None:
+    clock = iter([0.6, 1.01])
+    tried = brought_to(1.0, recipe(3), lambda tried, turn: next(clock), lambda tried, ms: recipe(0))
+    assert tried == recipe(3)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "measured", "granted"),
+    [
+        (1.0, 1.0, 1.2),  # as predicted: what is aimed at may be predicted
+        (1.0, 0.8, 1.0 + 1.0 * 0.4 / 1.2),
+        (1.0, 0.1, 1.0 + 1.0 * 1.1 / 1.9),  # however fast it seemed, less than the whole model takes
+        (1.0, 1.2, 1.0),
+        (1.0, 2.5, 1.0),
+    ],
+)
+def test_what_may_be_kept_lies_between_what_was_timed_and_the_whole_model(
+    predicted: float, measured: float, granted: float
+) -> None:
+    assert granted_ms(predicted, measured, aim=1.2, whole=2.0) == pytest.approx(granted)
 
 
 def test_sizing_ends_when_nothing_changes_or_the_turns_are_used_up() -> None:
@@ -108,6 +131,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
         monkeypatch.setattr(sizing, "_timer", lambda run, folder: machine.time)
         monkeypatch.setattr(sizing, "cost_model", lambda run: lambda gone: Costs(2.0 - 0.1 * gone, 1.0))
         monkeypatch.setattr(sizing, "dense_reference", lambda run: DenseReference(3.0, 4, 1))
+        monkeypatch.setattr(sizing, "reference_times", lambda run: ReferenceTimes(3.0, whole=2.0))
         monkeypatch.setattr(sizing, "_narrowed", _by_costs)
         monkeypatch.setattr(sizing, "widened", _by_costs)
         return machine

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from models.spec import JobSpec, Recipe
+from tests.engine.export_models import tiny_classifier
+from worker.engine.anatomy import anatomy_of
 from worker.engine.delivery import Delivered
 from worker.engine.measure.probing import ModelFile
 from worker.engine.run import Run
 from worker.engine.stages.ranks import wants_lower_rank
-from worker.engine.stages.vocabulary import best_table, wants_smaller_table
+from worker.engine.stages.vocabulary import best_table, layers_left, wants_smaller_table
+from worker.engine.strategies.goal import MARGIN
 
 DENSE_BYTES = 1000
 
@@ -65,16 +68,56 @@ def test_rank_goes_only_for_a_bound() -> None:
 def test_the_smallest_that_costs_little(small: float, larger: float, chosen: str | None) -> None:
     run = run_of(constraints={"accuracy": {"max_absolute_drop": 0.01}})
     tried = {"task": form(small, 120), "task-and-common": form(larger, 140)}
-    assert best_table(run, form(0.9, 200), tried) == chosen
+    assert best_table(run, form(0.9, 200), form(0.9, DENSE_BYTES), tried) == chosen
 
 
 def test_without_a_bound_on_accuracy_the_smallest() -> None:
     tried = {"task": form(0.5, 120), "task-and-common": form(0.8, 140)}
-    assert best_table(run_of(), form(0.9, 200), tried) == "task"
-    assert best_table(run_of(), form(0.9, 200), {}) is None
+    assert best_table(run_of(), form(0.9, 200), form(0.9, DENSE_BYTES), tried) == "task"
+    assert best_table(run_of(), form(0.9, 200), form(0.9, DENSE_BYTES), {}) is None
 
 
 def test_a_metric_that_may_not_fall_below_a_bound() -> None:
     tried = {"task": form(0.84, 120), "task-and-common": form(0.88, 140)}
     run = run_of(constraints={"accuracy": {"min": 0.85}})
-    assert best_table(run, form(0.9, 200), tried) == "task-and-common"
+    assert best_table(run, form(0.9, 200), form(0.9, DENSE_BYTES), tried) == "task-and-common"
+
+
+def test_what_rounding_gains_by_chance_is_not_asked_of_a_table() -> None:
+    run = run_of(constraints={"accuracy": {"max_absolute_drop": 0.01}})
+    tried = {"task": form(0.892, 120)}
+    assert best_table(run, form(0.91, 200), form(0.9, DENSE_BYTES), tried) == "task"
+    assert best_table(run, form(0.91, 200), form(0.91, DENSE_BYTES), tried) is None
+
+
+@pytest.mark.parametrize(
+    ("left", "metrics", "chosen"),
+    [
+        # Of the layers' bytes, what the bound has room for beside the whole table.
+        (0.05, {"task": 0.86, "task-and-common": 0.87}, "task-and-common"),
+        (0.05, {"task": 0.80, "task-and-common": 0.81}, None),  # lose more than the layers would
+        (0.45, {"task": 0.86, "task-and-common": 0.87}, None),
+        # What is tolerable counts as little as the rest where it leaves no room.
+        (0.05, {"task": 0.893, "task-and-common": 0.894}, "task"),
+    ],
+)
+def test_layers_that_would_have_to_go_count_against_a_table(
+    left: float, metrics: dict[str, float], chosen: str | None
+) -> None:
+    anatomy = anatomy_of(tiny_classifier("bert"))
+    full = anatomy.full_shape()
+    layers = 4 * (anatomy.parameters(full) - anatomy.parameters(full.without_layers()))
+    whole = 10 * layers
+    dense = 4 * whole
+    aim = whole - (1.0 - left) * layers  # what the search leaves unused of a bound is beyond it
+    spec = {
+        "accuracy": {"max_absolute_drop": 0.01},
+        "size": {"max_bytes": round(aim / (1.0 - MARGIN / 10))},
+    }
+    run = cast(
+        Run, SimpleNamespace(spec=run_of(constraints=spec).spec, dense=SimpleNamespace(anatomy=anatomy))
+    )
+    assert layers_left(run, form(0.9, whole), aim) == pytest.approx(left)
+    saved = {"task": 0.25, "task-and-common": 0.2}
+    tried = {name: form(metrics[name], round(whole - saved[name] * layers)) for name in saved}
+    assert best_table(run, form(0.9, whole), form(0.9, dense), tried) == chosen

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from transformers import BertConfig, BertForSequenceClassification
 
 from models.spec import Recipe
 from tests.engine.strategies.problems import BASE, flat, problem
@@ -73,6 +74,40 @@ def test_the_arm_with_the_best_trial_wins(together: bool) -> None:
     assert steps[-1].state["recipe"] == fewest["recipe"]
     otherwise = list(cost_driven(replace(asked, trials_together=not together), None))
     assert [step.candidate for step in steps] == [step.candidate for step in otherwise]
+
+
+def width_alone(shape: Shape) -> float:
+    """A layer takes nothing but what its heads and channels take."""
+    return sum(0.1 * len(each.heads) + 0.01 * len(each.channels) for each in shape.layers if each.present)
+
+
+@pytest.mark.parametrize(
+    ("best", "arms"),
+    [
+        (1, [4, 3, 2, 1, 0]),
+        (2, [4, 3, 2, 1]),
+        (4, [4, 3, 2]),
+    ],
+)
+def test_shallower_arms_are_tried_as_long_as_the_shallowest_wins(best: int, arms: list[int]) -> None:
+    def trials(recipes: Sequence[Recipe]) -> list[Score]:
+        dropped = [sum(step.approximation == "prune_layers" for step in one.steps) for one in recipes]
+        return [Score(1.0, metric=-abs(layers - best)) for layers in dropped]
+
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=6, num_attention_heads=4, intermediate_size=24
+    )
+    asked = problem(flat, model=BertForSequenceClassification(config), goal=Goal(ms=1.4), trials=trials)
+    asked = replace(asked, cheap_trials=True, costs=replace(asked.costs, milliseconds=width_alone))
+    steps = list(cost_driven(asked, None))
+    assert [arm["dropped"] for arm in steps[-1].state["arms"]] == arms
+    trained = list(cost_driven(replace(asked, cheap_trials=False), None))
+    assert [arm["dropped"] for arm in trained[-1].state["arms"]] == arms[:3]
+    winner = next(arm for arm in steps[-1].state["arms"] if arm["dropped"] == best)
+    assert steps[-1].state["recipe"] == winner["recipe"]
+    for stop in (len(steps) - 2, len(steps) - 4):  # where the last arms are narrowed or tried
+        rest = list(cost_driven(asked, steps[stop].state))
+        assert [step.candidate for step in rest] == [step.candidate for step in steps[stop + 1 :]]
 
 
 def test_an_arm_without_a_rival_is_not_trained_and_not_said_to_be() -> None:

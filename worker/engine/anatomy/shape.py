@@ -100,6 +100,10 @@ class Shape:
         layers[index] = layer
         return replace(self, layers=tuple(layers))
 
+    def without_layers(self) -> Shape:
+        """This shape with no layer left: what lies outside them."""
+        return replace(self, layers=(LayerShape((), (), present=False),) * len(self.layers))
+
     def sharing(self, index: int) -> tuple[int, ...]:
         """The present layers that have the weights of layer `index`; itself among them, if it is present."""
         share = self.shares[index] if self.shares else None

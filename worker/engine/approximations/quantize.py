@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.spec import Precision, Quantize
 from worker.engine.approximations.base import Approximation
 from worker.engine.approximations.tied_table import with_int8_table
-from worker.engine.approximations.word_table import leave_extremes, put_back
+from worker.engine.approximations.word_table import leave_extremes, look_up_plainly, put_back
 
 BLOCK_SIZES = (64, 32, 16)
 """Values of an embedding row that share an int4 scale: the largest that divides the row is taken."""
@@ -87,6 +87,8 @@ class Quantization(Approximation[Quantize]):
             put_back(target, WORDS, words, size)
         if static:
             _write_static(target, step, static, calibration)
+        if step.embeddings == "int4":
+            look_up_plainly(target, WORDS)
         if by_form.get("fp16") or step.embeddings == "fp16":
             graph = onnx.load(target)
             store_in_half(graph, _in_half(graph, step, by_form.get("fp16", [])))

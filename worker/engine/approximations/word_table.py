@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # who only reads recipes needs no ONNX
     from worker.engine.export.onnx_file import StoredTable
@@ -49,6 +50,78 @@ def put_back(path: Path, name: str, table: StoredTable, block_size: int | None) 
     else:
         _fill_int4(graph, name, table, block_size)
     save_graph(graph, path)
+
+
+def look_up_plainly(path: Path, name: str) -> None:
+    """Rewrite the file at `path` so that its int4 table is read by standard operators, with the same answers.
+
+    Of 12 tokens 384 values wide ONNX Runtime's GatherBlockQuantized takes 0.21 ms, a tenth of a call of a
+    small int8 model, and of 64 tokens 1.05 ms; what is written here takes 0.03 and 0.07 (a Xeon at 2.5 GHz).
+    A byte then holds a value of its row's first half in the low bits, and one of the second half in the
+    others, 8 above what they are.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    from worker.engine.export.matrices import replace_nodes
+    from worker.engine.export.onnx_file import save_graph
+
+    graph = onnx.load(path)
+    table, scales = _weight(graph, f"{name}_Q4"), _weight(graph, f"{name}_scales")
+    (rows, width), blocks = table.dims, scales.dims[1]
+    table.CopyFrom(numpy_helper.from_array(_in_halves(table.raw_data, rows, width), table.name))
+    scales.dims.append(1)
+    constants: dict[str, NDArray[Any]] = {
+        "low_bits": np.array(15, np.uint8),
+        "bits": np.array(4, np.uint8),
+        "one": np.array(1.0, np.float32),
+        "zero": np.array(8, np.uint8),
+        "by_block": np.array([0, 0, blocks, width // blocks]),
+        "by_row": np.array([0, 0, width]),
+    }
+    prefix = f"{name}.look_up."
+    added = (numpy_helper.from_array(value, f"{prefix}{each}") for each, value in constants.items())
+    graph.graph.initializer.extend(added)
+    nodes: list[Any] = []
+    for node in graph.graph.node:
+        plain = node.op_type != "GatherBlockQuantized"
+        nodes.extend([node] if plain else _plain_look_up(node, table.name, scales.name, prefix))
+    replace_nodes(graph, nodes)
+    save_graph(graph, path)
+
+
+def _plain_look_up(node: Any, table: str, scales: str, prefix: str) -> list[Any]:
+    """The nodes in the place of one; `prefix` is that of the constants' names."""
+    from onnx import helper
+
+    ids, at = node.input[1], f"{node.name}."
+    steps: tuple[tuple[str, list[str], str, dict[str, Any]], ...] = (
+        ("Gather", [table, ids], f"{at}packed", {}),
+        ("BitwiseAnd", [f"{at}packed", f"{prefix}low_bits"], f"{at}first", {}),
+        ("BitShift", [f"{at}packed", f"{prefix}bits"], f"{at}second", {"direction": "RIGHT"}),
+        ("Concat", [f"{at}first", f"{at}second"], f"{at}row", {"axis": -1}),
+        ("DequantizeLinear", [f"{at}row", f"{prefix}one", f"{prefix}zero"], f"{at}values", {}),
+        ("Reshape", [f"{at}values", f"{prefix}by_block"], f"{at}blocks", {}),
+        ("Gather", [scales, ids], f"{at}scales", {}),
+        ("Mul", [f"{at}blocks", f"{at}scales"], f"{at}scaled", {}),
+        ("Reshape", [f"{at}scaled", f"{prefix}by_row"], node.output[0], {}),
+    )
+    return [
+        helper.make_node(kind, given, [made], name=f"{at}{number}", **how)
+        for number, (kind, given, made, how) in enumerate(steps)
+    ]
+
+
+def _in_halves(packed: bytes, rows: int, width: int) -> NDArray[np.uint8]:
+    """INT4 values of a table, two neighbours a byte, as `look_up_plainly` wants them: (rows, width / 2)."""
+    pairs = np.frombuffer(packed, dtype=np.uint8).reshape(rows, width // 2)
+    halves = np.empty_like(pairs)
+    for first in range(0, rows, ROWS):
+        some = pairs[first : first + ROWS]
+        values = np.stack([some & 15, some >> 4], axis=2).reshape(len(some), width) ^ 8
+        low, high = np.hsplit(values, 2)
+        halves[first : first + ROWS] = low | high << 4
+    return halves
 
 
 def _fill_bytes(graph: Any, name: str, table: StoredTable) -> None:

@@ -46,7 +46,7 @@ def split_attention(graph: onnx.ModelProto, names: Collection[str]) -> None:
     nodes: list[onnx.NodeProto] = []
     for node in graph.graph.node:
         nodes.extend(_apart(node) if node.op_type == "Attention" and node.name in names else [node])
-    _replace_nodes(graph, nodes)
+    replace_nodes(graph, nodes)
 
 
 def store_in_half(graph: onnx.ModelProto, names: Collection[str]) -> None:
@@ -62,7 +62,7 @@ def store_in_half(graph: onnx.ModelProto, names: Collection[str]) -> None:
             name = f"Widen.{tensor.name}"
             casts.append(helper.make_node("Cast", [narrow], [tensor.name], name=name, to=TensorProto.FLOAT))
             tensor.CopyFrom(numpy_helper.from_array(half, narrow))
-    _replace_nodes(graph, [*casts, *graph.graph.node])
+    replace_nodes(graph, [*casts, *graph.graph.node])
 
 
 def word_gathers(graph: onnx.ModelProto) -> list[str]:
@@ -70,7 +70,8 @@ def word_gathers(graph: onnx.ModelProto) -> list[str]:
     return [node.name for node in graph.graph.node if node.op_type == "Gather" and node.input[0] == WORDS]
 
 
-def _replace_nodes(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
+def replace_nodes(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Let the graph have these nodes, some of which it may have had before, in this order."""
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.graph.node[:]
     graph.graph.node.extend(kept)

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -128,10 +129,10 @@ class MaskTraining:
         """All that are left; yields where the caller may look."""
         at, saved = self._position, time.monotonic()
         while at.step < at.total:
-            seed = self.options.seed * 10_007 + at.epoch
-            batches = split.batches(self.options.batch_size, shuffle_seed=seed)
+            batches = split.batches(self.options.batch_size, shuffle_seed=self._shuffle_seed(at.epoch))
             for batch in islice(batches, at.place, None):
                 self._check()
+                self._teach_as_before(split, batch)
                 before, began = at.progress, time.monotonic()
                 self._step(batch)
                 at.seconds += time.monotonic() - began
@@ -148,6 +149,24 @@ class MaskTraining:
                 at.epoch, at.place = at.epoch + 1, 0
         self._save()
         yield at
+
+    def _teach_as_before(self, split: Split, batch: Batch) -> None:
+        """The teacher's answers are those of the first epoch, in whose batches they were worked out.
+
+        A training that goes on has lost them, and rounding depends on the batch.
+        """
+        cache = self.loss.cache
+        lacking = cache.lacking(batch.index)
+        if not self._position.epoch or not len(lacking):
+            return
+        for rows in split.batch_indices(self.options.batch_size, shuffle_seed=self._shuffle_seed(0)):
+            if np.isin(rows, lacking).any():
+                first = split.batch(rows)
+                with self.device.attention(first.inputs["input_ids"].shape[1]):
+                    cache.answers(first)
+
+    def _shuffle_seed(self, epoch: int) -> int:
+        return self.options.seed * 10_007 + epoch
 
     def _step(self, batch: Batch) -> None:
         at, options = self._position, self.options

@@ -35,6 +35,8 @@ Partition = list[tuple[int, ...]]
 """Units that go together, each in one part at most."""
 Lost = tuple[Key, frozenset[int]]
 """Units of a block that go."""
+Solved = list[tuple[Tensor, Tensor]]
+"""Of each part of a partition its columns, and ((H^-1)_SS)^-1, (own columns, own columns)."""
 
 
 class Residuals:
@@ -89,6 +91,7 @@ def _along(
     Blocks are named by the first layer that has their weights; what all of these layers lose is added up.
     """
     inverses = {key: projections[key].inverse.float() for key in partitions}
+    solved = {key: [_solved(projections[key], each) for each in cuts] for key, cuts in partitions.items()}
     totals: dict[Lost, np.ndarray] = {}
     material.count(GRADIENT_PASS)
     for batch in material.rows.batches(material.batch_size):
@@ -97,8 +100,8 @@ def _along(
             if leader not in partitions:
                 continue
             projection, spread = projections[leader], inputs @ inverses[leader].to(inputs)
-            for partition in partitions[leader]:
-                lost = _residuals(projection, partition, inputs, spread)
+            for partition, parts in zip(partitions[leader], solved[leader], strict=True):
+                lost = _residuals(parts, inputs, spread)
                 each = _by_unit(gradients * lost, batch, projection.width)
                 for units in partition:
                     total = totals.setdefault((leader, frozenset(units)), np.zeros(len(material.rows)))
@@ -112,17 +115,24 @@ def residuals(projection: OutputProjection, partition: Partition, inputs: Tensor
     Of a part that is all units nothing can be told: its residual is the input itself. Units of no part
     have 0.
     """
-    return _residuals(projection, partition, inputs, inputs @ projection.inverse.to(inputs))
+    return _residuals(_solved(projection, partition), inputs, inputs @ projection.inverse.to(inputs))
 
 
-def _residuals(projection: OutputProjection, partition: Partition, inputs: Tensor, spread: Tensor) -> Tensor:
-    """The same with the inputs times H^-1, the costly part, which is one for all partitions of a block."""
+def _solved(projection: OutputProjection, partition: Partition) -> Solved | None:
+    """What residuals need of each part, worked out once; None of a part that is all units."""
+    if any(len(units) == len(projection.units) for units in partition):
+        return None
+    columns = [projection.columns(units) for units in partition]
+    return [(own, torch.linalg.inv(projection.inverse[own][:, own])) for own in columns]
+
+
+def _residuals(parts: Solved | None, inputs: Tensor, spread: Tensor) -> Tensor:
+    """`residuals`; `spread` are the inputs times H^-1, the costly part, one for all partitions of a block."""
+    if parts is None:
+        return inputs
     lost = torch.zeros_like(inputs)
-    for units in partition:
-        own = projection.columns(units)
-        if len(units) == len(projection.units):
-            return inputs
-        lost[..., own] = spread[..., own] @ torch.linalg.inv(projection.inverse[own][:, own]).to(spread)
+    for own, inverse in parts:
+        lost[..., own] = spread[..., own] @ inverse.to(spread)
     return lost
 
 

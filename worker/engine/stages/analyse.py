@@ -6,12 +6,14 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from models.spec import EstimatorName
+from models.spec import EstimatorName, PruneLayers
 from worker.engine.anatomy.heads import READS_FIRST_TOKEN
 from worker.engine.measure.latency_table import Dimensions, LatencyTable
+from worker.engine.measure.probing import ModelFile
 from worker.engine.measure.sparse_measure import sparse_costs
 from worker.engine.measure.table_measure import latency_table
 from worker.engine.run import Run
@@ -22,14 +24,18 @@ from worker.engine.significance.sparse_elements import SparseElement
 from worker.engine.significance.sparse_report import sparse_report
 from worker.engine.stages.baseline import dense_files
 from worker.engine.stages.problem import compared_rows, cost_model, material, weighed_elements
+from worker.engine.stages.sizing import untrained_file
 from worker.engine.stages.sparse import tried_elements, tried_kinds
 from worker.engine.stages.timetable import seconds_for
+from worker.engine.stages.vocabulary import start_recipe
 from worker.engine.stages.weighing import Weighing
 from worker.engine.workspace import write_json
 
 WEIGHED_ROWS = (256, 128, 64, 32)  # of the selection split, for the loss change of every single element
-WEIGHING_SHARE = 0.05  # of the budget, for that
-WEIGHING_EPOCHS = 0.7  # of fine-tuning, that it takes at most; estimates take a third of one on top
+WEIGHING_SHARE = 0.03  # of the budget, for that
+WEIGHING_EPOCHS = 0.7  # of fine-tuning, that it takes at most
+ESTIMATING_EPOCHS = 0.3  # the same of all estimates together
+ESTIMATING_PASSES = 11  # forward passes, by what all estimates take: a pass for gradients counts as three
 TABLE_SHARE = 0.012  # of the stage's time, for timing one stack of the latency table
 
 
@@ -87,7 +93,8 @@ def measured_table(run: Run) -> LatencyTable:
         "seconds_per_stack": min(run.timing_seconds / 8, TABLE_SHARE * seconds_for(run, "analyse")),
         "on_step": lambda step, total: run.progress("analyse", step, total, "measuring the latency table"),
     }
-    table = latency_table(dense, run.timed_inputs(), dimensions, **how)
+    shallow = partial(_last_layer_file, run) if anatomy.layers > 1 else None
+    table = latency_table(dense, run.timed_inputs(), dimensions, shallow=shallow, **how)
     kinds = tried_kinds(run)
     if not kinds:
         return table
@@ -95,16 +102,24 @@ def measured_table(run: Run) -> LatencyTable:
     return replace(table, sparse=sparse_costs(dense, run.timed_inputs(), dimensions, kinds, **how))
 
 
+def _last_layer_file(run: Run, folder: Path) -> ModelFile:
+    """The model that the search begins with, with its last layer alone, in the delivered precision."""
+    layers = tuple(range(run.anatomy.layers - 1))
+    recipe = start_recipe(run).then(PruneLayers(layers=layers))
+    return untrained_file(run, recipe, folder)
+
+
 def _estimates(run: Run, elements: Sequence[Element]) -> dict[EstimatorName, Estimate]:
     """Of the dense model by Fisher information and by what else is to be reported."""
     shape = run.anatomy.full_shape()
     asked = {"fisher", *run.spec.significance.estimators}
+    rows = compared_rows(run, ESTIMATING_PASSES, epochs=ESTIMATING_EPOCHS)
     estimates: dict[EstimatorName, Estimate] = {}
     for name, estimator in ESTIMATORS.items():
         if name == "ablation" or name not in asked:
             continue
         run.progress("analyse", len(estimates), len(asked), f"estimating significance: {name}")
-        estimates[name] = Estimate.by(estimator, material(run, run.anatomy, shape), elements)
+        estimates[name] = Estimate.by(estimator, material(run, run.anatomy, shape, rows), elements)
     return estimates
 
 

@@ -61,9 +61,9 @@ def baseline(run: Run) -> dict[str, Any]:
     mixed = mixed_precision(run, precision, delivered)
     precision, delivered = next(iter(mixed), precision), delivered | mixed
     dense = delivered["dense"]
-    trial = _Tables(run, precision, delivered[precision])
+    trial = _Tables(run, precision, delivered[precision], dense)
     if wants_smaller_table(run, delivered[precision], dense.size_bytes):
-        trial.try_smaller(dense.size_bytes)
+        trial.try_smaller()
     best = trial.best
     run.progress("baseline", 1, 2, "measuring the dense model on the target")
     forms = delivered | trial.tried
@@ -134,18 +134,18 @@ class _Tables:
     `precision` names the dense model in the precision that is delivered, which is `whole`.
     """
 
-    def __init__(self, run: Run, precision: str, whole: Delivered) -> None:
-        self._run, self._whole = run, whole
+    def __init__(self, run: Run, precision: str, whole: Delivered, dense: Delivered) -> None:
+        self._run, self._whole, self._dense = run, whole, dense
         self.best = precision
         self.tables = {precision: Table(run.dense)}
         self.tried: dict[str, Delivered] = {}
 
-    def try_smaller(self, dense_bytes: int) -> None:
+    def try_smaller(self) -> None:
         """First with fewer rows, then the best so far at a lower rank, then with a thinner FFN."""
         self._offer(smaller_vocabularies(self._run))
         for lower in (lower_ranks, thinner_ffn):
             best = self.tried.get(self.best, self._whole)
-            if not wants_lower_rank(self._run, best, dense_bytes):
+            if not wants_lower_rank(self._run, best, self._dense.size_bytes):
                 return
             self._offer(lower(self._run, self.best, self.tables[self.best]))
 
@@ -154,7 +154,7 @@ class _Tables:
         before = {self.best: self.tried[self.best]} if self.best in self.tried else {}
         self.tables |= more
         self.tried |= delivered
-        self.best = best_table(self._run, self._whole, before | delivered) or self.best
+        self.best = best_table(self._run, self._whole, self._dense, before | delivered) or self.best
 
 
 def _with_tables(run: Run, precision: Recipe, tables: dict[str, Table]) -> dict[str, Delivered]:

@@ -11,7 +11,7 @@ from models.spec import Candidate, CandidateMeasurements, Quantize, Recipe, metr
 from worker.engine.anatomy import anatomy_of
 from worker.engine.delivery import Delivered, deliver
 from worker.engine.measure.intervals import PairedBootstrap, paired_bootstrap
-from worker.engine.measure.margin import foreseen, surer
+from worker.engine.measure.margin import UNSEEN, foreseen, surer
 from worker.engine.measure.verdict import Measured, evaluate_constraints
 from worker.engine.run import Run
 from worker.engine.stages.baseline import dense_files, dense_logits, quantization
@@ -131,6 +131,7 @@ def _paired(run: Run, delivered: Delivered) -> PairedBootstrap | None:
         run.dense.scorer.marks(dense_logits(run)),
         scorer.marks(delivered.logits),
         seed=run.spec.seed,
+        unseen=UNSEEN,
     )
     return foreseen(paired, len(run.selection), run.data.rows["holdout"])
 

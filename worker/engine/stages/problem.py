@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from models.spec import GroupSizes, Recipe
+from models.spec import GroupSizes, Recipe, RecoveryOptions
 from worker.engine.anatomy import Anatomy, Shape
 from worker.engine.anatomy.shape import LayerShape
 from worker.engine.approximations.quantize import BLOCK_SIZES
@@ -114,12 +114,11 @@ def _outside_bytes(anatomy: Anatomy, whole: Shape, more: float) -> Callable[[Sha
 
 
 def _outside_parameters(anatomy: Anatomy, whole: Shape) -> Callable[[Shape], int]:
-    nothing = (LayerShape((), (), present=False),) * len(whole.layers)
+    bare = whole.without_layers()
 
     @cache
     def outside(rows: tuple[int, ...] | None, rank: int | None, gone: tuple[int, ...]) -> int:
-        bare = Shape(nothing, rows=rows, embedding_rank=rank, hidden_gone=gone, shares=whole.shares)
-        return anatomy.parameters(bare)
+        return anatomy.parameters(replace(bare, rows=rows, embedding_rank=rank, hidden_gone=gone))
 
     return lambda shape: outside(shape.rows, shape.embedding_rank, shape.hidden_gone)
 
@@ -219,6 +218,7 @@ def search_problem(
         max_candidates=run.spec.budget.max_candidates,
         metric=run.spec.metric,
         trials_together=run.spec.budget.max_workers > 1,
+        cheap_trials=not isinstance(run.asked.recovery, RecoveryOptions),
         native=run.spec.constraints.loadable == "native",
         longest=longest_sequence(run),
         start=start_recipe(run),
@@ -282,11 +282,11 @@ def significance(run: Run, anatomy: Anatomy, shape: Shape) -> Significance:
     return ESTIMATORS[run.spec.significance.drives].weigh(material(run, anatomy, shape))
 
 
-def material(run: Run, anatomy: Anatomy, shape: Shape) -> Material:
-    """What estimators work from: a sample of the training rows, as many as the time allows."""
-    rows = sample(run.train, compared_rows(run), run.spec.seed)
+def material(run: Run, anatomy: Anatomy, shape: Shape, rows: int | None = None) -> Material:
+    """What estimators work from: a sample of the training rows; by default, as many as searches look at."""
+    drawn = sample(run.train, compared_rows(run) if rows is None else rows, run.spec.seed)
     hidden, sizes = "prune_hidden" in run.spec.approximations, group_sizes(run)
-    return Material(anatomy, shape, rows, run.task, run.device, sizes=sizes, hidden=hidden, tally=Tally())
+    return Material(anatomy, shape, drawn, run.task, run.device, sizes=sizes, hidden=hidden, tally=Tally())
 
 
 def _race(run: Run, anatomy: Anatomy) -> Race:

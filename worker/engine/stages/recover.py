@@ -31,8 +31,9 @@ from worker.engine.stages.measuring import measured_rung, report_rung
 from worker.engine.stages.problem import cost_model, dense_reference, search_problem
 from worker.engine.stages.reconstruct import reconstructed
 from worker.engine.stages.rungs import MAX_RUNGS, Rung, best_of
-from worker.engine.stages.sizing import TIMING_SHARE, sized
+from worker.engine.stages.sizing import TIMING_SHARE, granted_ms, sized
 from worker.engine.stages.students import Student, Trained, student_of
+from worker.engine.stages.timing import reference_times
 from worker.engine.stages.vocabulary import start_recipe, vocabulary_recipe
 from worker.engine.stages.widening import widened
 from worker.engine.strategies.goal import MARGIN, Goal, pushed
@@ -197,8 +198,9 @@ class _Climb:
         margin = TIGHT if last.violations else MARGIN
         goal = Goal.of(run.spec.constraints, dense_reference(run), margin=margin)
         predicted = costs(run.shape(last.recipe))
+        whole = reference_times(run).whole
         goal = Goal(
-            ms=None if goal.ms is None else goal.ms * predicted.ms / last.ms,
+            ms=None if goal.ms is None else granted_ms(predicted.ms, last.ms, goal.ms, whole),
             bytes=None if goal.bytes is None else goal.bytes * predicted.bytes / last.size_bytes,
         )
         structure = (

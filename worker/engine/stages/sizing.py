@@ -14,9 +14,11 @@ from pathlib import Path
 from models.spec import Recipe
 from worker.engine.anatomy.slicing import sliced
 from worker.engine.delivery import target_file, write_target_file
+from worker.engine.measure.probing import ModelFile
 from worker.engine.run import Run
 from worker.engine.stages.baseline import dense_files, quantization
 from worker.engine.stages.problem import cost_model, dense_reference, search_problem
+from worker.engine.stages.timing import reference_times
 from worker.engine.stages.timing import timed as timed_file
 from worker.engine.stages.widening import widened
 from worker.engine.strategies.goal import MARGIN, Goal
@@ -63,7 +65,7 @@ class _Sizing:
         self, run: Run, goal: Goal, aim: float, folder: Path, tell: Callable[[str, int, int | None], None]
     ) -> None:
         self._run, self._goal, self._aim, self._tell = run, goal, aim, tell
-        self._costs, self._time_file = cost_model(run), _timer(run, folder)
+        self._time_file = _timer(run, folder)
         self._until = run.stopwatch.used + SHARE_OF_TIME * run.stopwatch.left
         self._unverified = True
         self.longest = 0.0
@@ -81,12 +83,38 @@ class _Sizing:
 
     def corrected(self, tried: Recipe, ms: float) -> Recipe:
         """More or less of what was timed."""
-        # The table is wrong by this factor here: ask it for as much less, or grant as much more.
-        bounds = replace(self._goal, ms=self._aim * self._costs(self._run.shape(tried)).ms / ms)
+        bounds = replace(self._goal, ms=corrected_ms(self._run, tried, ms, self._aim))
         if ms <= self._aim:
             return widened(self._run, tried, bounds)
         self._unverified = True
         return _narrowed(self._run, tried, bounds, self._tell)
+
+
+def corrected_ms(run: Run, recipe: Recipe, measured: float, aim: float) -> float:
+    """Milliseconds to be predicted, so that about `aim` are measured, by what a file of `recipe` took."""
+    predicted = cost_model(run)(run.shape(recipe)).ms
+    if measured <= aim:
+        return granted_ms(predicted, measured, aim, reference_times(run).whole)
+    return aim * predicted / measured  # the table is wrong by this factor here: ask it for as much less
+
+
+def untrained_file(run: Run, recipe: Recipe, folder: Path) -> ModelFile:
+    """The structure of a recipe in the delivered precision, with the weights that the search begins with."""
+    student = sliced(run.anatomy.model, run.shape(recipe))
+    write_target_file(run, student, recipe.then(*quantization(run).steps), folder)
+    return target_file(run, folder)
+
+
+def granted_ms(predicted: float, measured: float, aim: float, whole: float) -> float:
+    """Milliseconds that may be predicted of a wider structure, so that about `aim` of them are measured.
+
+    On the line through the structure that was predicted and measured, and the `whole` model, of which both
+    are the same by how predictions are scaled. So what was measured too fast by chance never allows
+    a structure that is as slow as the whole model; a factor would.
+    """
+    if measured >= min(aim, whole):
+        return predicted
+    return predicted + (whole - predicted) * (aim - measured) / (whole - measured)
 
 
 def brought_to(
@@ -97,15 +125,23 @@ def brought_to(
 ) -> Recipe:
     """Time and correct in turns, until a file takes about `aim` milliseconds.
 
-    What a machine does besides only adds to a time, so a file that seems too slow is timed once more before
-    more of it is removed. Ends also when nothing is left to correct, when there is no time for another timing
-    (None), and after `TURNS` turns: what was corrected last is then taken as it is.
+    A file is timed beside the dense model, and what a machine does besides adds to the one or the other. So a
+    file that seems too slow is timed once more before more of it is removed, and one that seems too fast
+    before more of it is kept; what is nearer to the aim counts. Ends also when nothing is left to correct,
+    when there is no time for another timing (None), and after `TURNS` turns: what was corrected last is
+    then taken as it is.
     """
+
+    def fits(ms: float) -> bool:
+        return aim * (1 - TOLERANCE) <= ms <= aim * (1 + SLOWER)
+
     for turn in range(TURNS):
         ms = timed(recipe, turn)
-        if ms is not None and ms > aim * (1 + SLOWER) and (again := timed(recipe, turn)) is not None:
-            ms = min(ms, again)
-        if ms is None or aim * (1 - TOLERANCE) <= ms <= aim * (1 + SLOWER):
+        if ms is not None and not fits(ms):
+            # Too much removed costs accuracy; too little is found out later. So the latter may lack the time.
+            again = timed(recipe, turn if ms > aim else max(turn, 1))
+            ms = ms if again is None else min(ms, again, key=lambda each: abs(each - aim))
+        if ms is None or fits(ms):
             return recipe
         changed = corrected(recipe, ms)
         if changed == recipe:
@@ -123,8 +159,7 @@ def _timer(run: Run, folder: Path) -> Callable[[Recipe], float]:
     """Milliseconds a call of a recipe's file, as the search counts them."""
 
     def milliseconds(recipe: Recipe) -> float:
-        student = sliced(run.anatomy.model, run.shape(recipe))
-        write_target_file(run, student, recipe.then(*quantization(run).steps), folder)
-        return timed_file(run, target_file(run, folder), *dense_files(run), share=TIMING_SHARE).ms
+        file = untrained_file(run, recipe, folder)
+        return timed_file(run, file, *dense_files(run), share=TIMING_SHARE).ms
 
     return milliseconds

@@ -121,7 +121,8 @@ class SearchProblem:
     `judge` masks the model to a shape and evaluates it; `contest` may stop before all rows are done (None:
     all are judged whole); `significance` weighs the elements of a shape.
     `trials` fine-tunes the models of some recipes for a moment, each by itself, and evaluates them; it is
-    None when the job forbids training. `trials_together`: it is best given all at once.
+    None when the job forbids training. `trials_together`: it is best given all at once; `cheap_trials`:
+    nothing is trained in them.
     `teaching` trains masks, for strategies that do; None for others.
     `start` is what is decided before the search; `group_sizes` how much of a width goes at a time.
     `longest`: tokens of the longest sequence that is judged.
@@ -142,6 +143,7 @@ class SearchProblem:
     max_candidates: int
     metric: str = "accuracy"
     trials_together: bool = False
+    cheap_trials: bool = False
     longest: int | None = None
     native: bool = False
     start: Recipe = field(default_factory=Recipe)

@@ -5,7 +5,8 @@ the loss least. Width: heads, FFN weight groups and blocks go by significance pe
 milliseconds and bytes that they save. Which depth goes with which width cannot be read off one-shot
 losses, which favour width however much training recovers: so one *arm* for every depth that can meet
 the bounds is narrowed until it does, all arms get the same short training, and the best on the selection
-split wins.
+split wins. Three arms, those that drop most layers; where nothing is trained in trials, the next that drops
+fewer as well, as long as the one that drops fewest wins.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from worker.engine.significance.elements import Element, layer_elements
 from worker.engine.strategies.base import Score, SearchProblem, SearchStep, Trials, measured
 from worker.engine.strategies.narrowing import narrow, narrowest
 
-MAX_ARMS = 3  # each costs one short training
+FIRST_ARMS = 3  # each costs one short training
 
 
 def cost_driven(
@@ -34,12 +35,13 @@ def cost_driven(
     """
     search = _Search(problem, state or _initial(start or Recipe(), number))
     yield from search.deepen()
-    yield from search.narrow_arms()
-    yield from search.choose()
+    while search.has_arms_to_try():
+        yield from search.narrow_arms()
+        yield from search.choose()
 
 
 class _Search:
-    """The three phases over one state, of which every step hands out a copy.
+    """The phases over one state, of which every step hands out a copy.
 
     `depths[n]`: the recipe that drops n layers. `arms`: narrowed recipes, with their trial's
     judgement once they had it. `narrowing`: where the arm at work stands.
@@ -91,6 +93,11 @@ class _Search:
         costs = self.problem.costs
         return self.problem.goal.progress(costs(shape), costs(layer.removed_from(shape))) <= 0
 
+    def has_arms_to_try(self) -> bool:
+        """Whether an arm is left that is worth it, and candidates are."""
+        done = {arm["dropped"] for arm in self.state["arms"] if self._tried(arm)}
+        return self._may_go_on() and bool(self.state["depths"]) and not done.issuperset(self._arm_depths())
+
     def narrow_arms(self) -> Iterator[SearchStep]:
         """Narrow each depth that can meet the bounds until it does, or as far as candidates are left."""
         done = {arm["dropped"] for arm in self.state["arms"]}
@@ -115,7 +122,7 @@ class _Search:
         arms = self.state["arms"]
         trials = self.problem.trials if len(arms) > 1 else None
         what = "judged untrained" if trials is None else "trained for a moment"
-        while self._may_go_on() and (untried := [arm for arm in arms if arm["trial"] is None]):
+        while self._may_go_on() and (untried := [arm for arm in arms if not self._tried(arm)]):
             self.problem.tell("trying arms", len(arms) - len(untried) + 1, len(arms))
             batch = untried if self.problem.trials_together else untried[:1]
             batch = batch[: self.problem.max_candidates - self.state["number"]]
@@ -126,17 +133,31 @@ class _Search:
                 yield self._step(recipe, score, f"arm with {arm['dropped']} layers fewer, {what}")
 
     def _arm_depths(self) -> list[int]:
-        """Numbers of dropped layers worth an arm: the deepest cut first, then ever shallower ones
-        as long as a quarter of their width would meet the bounds."""
+        """Numbers of dropped layers worth an arm: the deepest cut first, then ever shallower ones.
+
+        As long as a quarter of their width would meet the bounds, and beyond the first three where trials
+        cost little and the last one wins.
+        """
         last = len(self.state["depths"]) - 1
         chosen = [last]
         for dropped in range(last - 1, -1, -1):
             shape = self.full.applied(Recipe.model_validate(self.state["depths"][dropped]))
             fits = self.problem.goal.met(self.problem.costs(narrowest(self.problem, shape)))
-            if len(chosen) == MAX_ARMS or not fits:
+            if not fits or (len(chosen) >= FIRST_ARMS and not self._wins(chosen)):
                 break
             chosen.append(dropped)
         return chosen
+
+    def _wins(self, depths: Sequence[int]) -> bool:
+        """Whether all arms of these depths were tried, cheaply, and the best of them is the last."""
+        if not self.problem.cheap_trials:
+            return False
+        tried = [arm for arm in self.state["arms"] if self._tried(arm) and arm["dropped"] in depths]
+        return len(tried) == len(depths) and self._best(tried)["dropped"] == depths[-1]
+
+    @staticmethod
+    def _tried(arm: dict[str, Any]) -> bool:
+        return arm["trial"] is not None
 
     def _scored(self, recipes: Sequence[Recipe], trials: Trials | None) -> Sequence[Score]:
         """By their trials; an arm that has no rival needs none."""
@@ -145,9 +166,11 @@ class _Search:
         return trials(recipes)
 
     def _best_arm(self) -> dict[str, Any]:
-        tried = [arm for arm in self.state["arms"] if arm["trial"] is not None]
-        best: dict[str, Any] = max(tried, key=lambda arm: (arm["trial"]["metric"], -arm["trial"]["loss"]))
-        return best
+        return self._best([arm for arm in self.state["arms"] if self._tried(arm)])
+
+    @staticmethod
+    def _best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return max(tried, key=lambda arm: (arm["trial"]["metric"], -arm["trial"]["loss"]))
 
     def _nearest_to_bounds(self) -> dict[str, Any]:
         """The recipe to end with before any trial: of what is narrowed and of the depths the first that holds
@@ -177,7 +200,7 @@ class _Search:
             reason=f"{reason}; {goal.told(costs)}",
         )
         self.state["number"] += 1
-        if not self._may_go_on() and not any(arm["trial"] for arm in self.state["arms"]):
+        if not self._may_go_on() and not any(map(self._tried, self.state["arms"])):
             self.state["recipe"] = self._nearest_to_bounds()
         return SearchStep(candidate, copy.deepcopy(self.state))
 

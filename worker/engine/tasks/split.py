@@ -141,7 +141,7 @@ class Split:
         `bucketed` puts rows of like length together. Without `shuffle_seed` the order is fixed:
         by length when bucketed, else that of the split.
         """
-        for index in self._batch_indices(batch_size, shuffle_seed, bucketed):
+        for index in self.batch_indices(batch_size, shuffle_seed=shuffle_seed, bucketed=bucketed):
             yield self.batch(index)
 
     def batch_count(self, batch_size: int) -> int:
@@ -154,9 +154,10 @@ class Split:
         counts = starts[index + 1] - starts[index]
         return _ranges(starts[index], counts), counts
 
-    def _batch_indices(
-        self, batch_size: int, shuffle_seed: int | None, bucketed: bool
+    def batch_indices(
+        self, batch_size: int, *, shuffle_seed: int | None = None, bucketed: bool = True
     ) -> list[NDArray[np.int64]]:
+        """The rows of each batch that `batches` yields."""
         if shuffle_seed is None:
             order = np.argsort(self.lengths, kind="stable") if bucketed else np.arange(len(self))
             return _cut(order, batch_size)

@@ -77,7 +77,7 @@ class TeacherCache:
         """On a batch of rows of the split."""
         if not self._keeps:
             return self._asked(batch)
-        if len(missing := batch.index[~self._known[batch.index]]):
+        if len(missing := self.lacking(batch.index)):
             self._work_out(missing)
         places = self._split.flat_positions(batch.index)
         hidden = {layer: held[places] for layer, held in self._hidden.items()}
@@ -88,6 +88,10 @@ class TeacherCache:
         logits = self._logits.new_zeros((*mask.shape, self._logits.shape[1]))
         logits[mask] = self._logits[places]
         return Answers(logits, hidden, queries)
+
+    def lacking(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the rows at `index` that have not been worked out, of answers that are kept."""
+        return index[~self._known[index]] if self._keeps else index[:0]
 
     def _work_out(self, index: NDArray[np.int64]) -> None:
         batch = self._split.batch(index)
