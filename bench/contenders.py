@@ -34,7 +34,6 @@ from worker.engine.anatomy.families import LayerParts, Rows
 from worker.engine.anatomy.groups import heads_of
 from worker.engine.anatomy.hidden import roles
 from worker.engine.anatomy.slicing import sliced
-from worker.engine.delivery import target_file, write_target_file
 from worker.engine.export.safetensors import save_folder
 from worker.engine.pipeline import RUNNERS, Runner, do_stages
 from worker.engine.reporting import Reporter, SilentReporter, Stage
@@ -42,12 +41,12 @@ from worker.engine.run import Run
 from worker.engine.significance.base import Material
 from worker.engine.significance.elements import ALIGNMENT, ALL_LAYERS, Element
 from worker.engine.significance.fisher import Fisher
-from worker.engine.stages.baseline import dense_files, quantization
+from worker.engine.stages.baseline import dense_files
 from worker.engine.stages.fitting import learning_rate, recovered, recovery_options
 from worker.engine.stages.measuring import measured_rung, report_rung
 from worker.engine.stages.problem import cost_model, dense_reference, material
 from worker.engine.stages.reconstruct import reconstructed
-from worker.engine.stages.sizing import brought_to
+from worker.engine.stages.sizing import brought_to, corrected_ms, untrained_file
 from worker.engine.stages.timing import timed
 from worker.engine.stages.vocabulary import start_recipe, vocabulary_recipe
 from worker.engine.strategies.goal import MARGIN, Goal
@@ -234,12 +233,11 @@ def _sized(run: Run, units: Units, goal: Goal) -> Recipe:
         return within(goal)
 
     def taken(tried: Recipe, turn: int) -> float:
-        student = sliced(run.anatomy.model, run.shape(tried))
-        write_target_file(run, student, tried.then(*quantization(run).steps), folder)
-        return timed(run, target_file(run, folder), *dense_files(run), share=TIMING_SHARE).ms
+        file = untrained_file(run, tried, folder)
+        return timed(run, file, *dense_files(run), share=TIMING_SHARE).ms
 
     def corrected(tried: Recipe, ms: float) -> Recipe:
-        return within(replace(goal, ms=aim * costs(run.shape(tried)).ms / ms))
+        return within(replace(goal, ms=corrected_ms(run, tried, ms, aim)))
 
     return brought_to(aim, within(goal), taken, corrected)
 

@@ -1,12 +1,13 @@
 """`make bench-language-model`: a language model trained here, then made smaller and certified by perplexity.
 
-    AXFORGE_BENCH_DATA=FOLDER python -m bench.language_model [ptb] [--architecture gpt2] [--minutes 9] [--dry]
+    AXFORGE_BENCH_DATA=FOLDER python -m bench.language_model [ptb] [--architecture gpt2] [--strategy axformer]
+        [--minutes 9] [--dry]
 
 FOLDER holds `<text>/{train,validation,test}.jsonl.gz` with a column `text`. A tokenizer of 2,000 byte pairs
 is learned from the training text; a model of four layers of width 128 begins at random weights, and the job
 trains it (`fine_tune: true`) within its minutes. Written to bench/results/language_model.json: the
-certificate as issued, by text and architecture, the minutes taken and the machine. A dry run takes a few
-rows and a minute, whatever comes of it, and writes to out/bench-dry.
+certificate as issued, by text and architecture (and strategy, if it trains masks), the minutes taken and the
+machine. A dry run takes a few rows and a minute, whatever comes of it, and writes to out/bench-dry.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from bench.main import data_folder
 from bench.record import dry, machine, record
-from models.spec import JobSpec
+from models.spec import LEARNED, JobSpec
 from worker.engine.measure.machine import usable_processors
 
 RESULTS = Path(__file__).resolve().parent / "results" / "language_model.json"
@@ -36,6 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("text", nargs="?", default="ptb")
     parser.add_argument("--architecture", default="gpt2", choices=("gpt2", "llama"))
+    parser.add_argument("--strategy", default="axformer", choices=("axformer", *LEARNED))
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--dry", action="store_true")
     arguments = parser.parse_args()
@@ -45,12 +47,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="axforge-bench-") as folder:
         began = time.monotonic()
         save_model(Path(folder) / "model", arguments.architecture, texts(data / "train.jsonl.gz"))
-        spec = job(Path(folder) / "model", data, minutes, rows)
+        spec = job(Path(folder) / "model", data, minutes, rows, arguments.strategy)
         certificate = certified(spec, Path(folder) / "run")
         taken = round((time.monotonic() - began) / 60, 2)
     record("machine", machine() | {"threads": usable_processors()}, results)
     found = {"minutes": taken, "budget_minutes": minutes, "seed": spec.seed, "certificate": certificate}
-    record(f"{arguments.text}/{arguments.architecture}", found, results)
+    by_strategy = (arguments.strategy,) if arguments.strategy in LEARNED else ()
+    record("/".join((arguments.text, arguments.architecture, *by_strategy)), found, results)
     print(
         json.dumps(
             {name: certificate[name] for name in ("dense", "optimized", "ratios", "verdict")}, indent=1
@@ -59,7 +62,9 @@ def main() -> int:
     return 0 if certificate["constraints_met"] or arguments.dry else 1
 
 
-def job(model: Path, data: Path, minutes: float, rows: int | None = None) -> JobSpec:
+def job(
+    model: Path, data: Path, minutes: float, rows: int | None = None, strategy: str = "axformer"
+) -> JobSpec:
     """At most 10 % more perplexity, at a fifth of the size, 1.3 times faster; of that many training rows."""
     fewer = {} if rows is None else {"max_train_rows": rows}
     return JobSpec.model_validate(
@@ -74,6 +79,7 @@ def job(model: Path, data: Path, minutes: float, rows: int | None = None) -> Job
                 "speed": {"min_speedup": 1.3},
             },
             "focus": "size",
+            "strategy": strategy,
             "baseline": {"epochs": 3, "learning_rate": 0.003, "max_length": BLOCK},
             "budget": {"max_minutes": minutes},
         }

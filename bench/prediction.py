@@ -24,14 +24,13 @@ from typing import Any
 
 from bench.record import machine, record
 from models.spec import JobSpec, PruneLayers, Recipe
-from worker.engine.anatomy.slicing import sliced
-from worker.engine.delivery import target_file, write_target_file
 from worker.engine.measure.files import loaded_bytes
 from worker.engine.reporting import SilentReporter
 from worker.engine.run import Run
 from worker.engine.stages.analyse import measured_table
 from worker.engine.stages.baseline import dense_files, quantization
 from worker.engine.stages.problem import cost_model, dense_reference, search_problem
+from worker.engine.stages.sizing import untrained_file
 from worker.engine.stages.timing import timed
 from worker.engine.strategies.goal import Goal
 from worker.engine.strategies.narrowing import narrow
@@ -161,8 +160,7 @@ def _case(run: Run, dropped: int, faster: float) -> dict[str, Any]:
     shape = run.shape(recipe)
     before = cost_model(run)(shape)
     folder = run.workspace.root / "prediction"
-    write_target_file(run, sliced(run.anatomy.model, shape), recipe.then(*quantization(run).steps), folder)
-    file = target_file(run, folder)
+    file = untrained_file(run, recipe, folder)
     size, time = loaded_bytes(file), timed(run, file, *dense_files(run))
     # Timing may have found a less disturbed state; the prediction is carried over to it, as the search does.
     predicted = cost_model(run)(shape)
