@@ -21,7 +21,7 @@ PARALLEL := -n $(TEST_PROCESSES) --dist loadfile
 
 .PHONY: help setup demo test test-all faults fuzz contract check check-deploy check-image format openapi sdk-types \
 	bench-main bench-toolbox bench-language-model bench-export bench-timing bench-schedules bench-fanout \
-	bench-analysis bench-quality bench-learned bench-masks bench-service bench-attention bench-flat clean
+	bench-analysis bench-quality bench-learned bench-masks bench-rates bench-service bench-attention bench-flat clean
 
 help: ## List the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -121,6 +121,8 @@ bench-learned: setup ## Measure learned masks beside searched and plain structur
 	@$(BIN)/python -m bench.learned
 bench-masks: setup ## Measure how long masks are to be trained; results in bench/results/masks.json
 	@$(BIN)/python -m bench.masks
+bench-rates: setup ## Measure how fast a student is to learn; results in bench/results/rates.json
+	@$(BIN)/python -m bench.rates
 bench-service: setup ## Measure the API: throughput, streams, recovery, large files; results in bench/results/service.json
 	@$(BIN)/python -m bench.service
 bench-attention: setup ## Measure sparse attention against dense by length; results in bench/results/attention.json

@@ -156,7 +156,7 @@ def job(changes: Changes) -> Callable[[Dense, Asked], dict[str, Any]]:
     """A contender that is a job from the dense checkpoint on, with these fields in its spec."""
 
     def row(dense: Dense, asked: Asked) -> dict[str, Any]:
-        spec, folder = _spec(dense, asked, changes), _empty(dense.folder / "job")
+        spec, folder = spec_of(dense, asked, changes), _empty(dense.folder / "job")
         done = ran(spec, folder)
         told = _told(JobSpec.model_validate(spec), folder, done.certificate) | {
             "minutes": done.minutes,
@@ -173,7 +173,7 @@ def plain(contender: Contender) -> Callable[[Dense, Asked], dict[str, Any]]:
     """Widths of one ratio by one score, asked for what `axforge` is, trained as long as a job's recovery."""
 
     def row(dense: Dense, asked: Asked) -> dict[str, Any]:
-        spec = JobSpec.model_validate(_spec(dense, asked, _all_at_once))
+        spec = JobSpec.model_validate(spec_of(dense, asked, all_at_once))
         folder = _empty(dense.folder / "job")
         done = contended(spec, folder, contender, RECOVERY_SHARE * spec.budget.max_minutes * 60)
         told = _told(spec, folder, done["certificate"]) | {
@@ -186,7 +186,8 @@ def plain(contender: Contender) -> Callable[[Dense, Asked], dict[str, Any]]:
     return row
 
 
-def _spec(dense: Dense, asked: Asked, changes: Changes) -> dict[str, Any]:
+def spec_of(dense: Dense, asked: Asked, changes: Changes) -> dict[str, Any]:
+    """The job of a contender, from the dense checkpoint on."""
     changed = changes(dense.task, asked)
     source = {"path": str(data_folder(dense.name)), **dense.task.dataset, **changed.pop("dataset", {})}
     return {
@@ -241,7 +242,8 @@ def _row(told: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _all_at_once(task: QualityTask, asked: Asked) -> dict[str, Any]:
+def all_at_once(task: QualityTask, asked: Asked) -> dict[str, Any]:
+    """What contender `axforge` asks."""
     return {
         "constraints": {
             "accuracy": {"max_relative_drop": 0.005},
@@ -253,7 +255,7 @@ def _all_at_once(task: QualityTask, asked: Asked) -> dict[str, Any]:
 
 
 def _hard(task: QualityTask, asked: Asked) -> dict[str, Any]:
-    return _all_at_once(task, replace(asked, speedup=4.0, size_reduction=14.0))
+    return all_at_once(task, replace(asked, speedup=4.0, size_reduction=14.0))
 
 
 def _accuracy(task: QualityTask, asked: Asked) -> dict[str, Any]:
@@ -284,7 +286,7 @@ def _retraining_free(task: QualityTask, asked: Asked, recovery: str = "off") -> 
 CONTENDERS: dict[str, Callable[[Dense, Asked], dict[str, Any]]] = {
     "dense": dense_row,
     "int8": int8_row,
-    "axforge": job(_all_at_once),
+    "axforge": job(all_at_once),
     "hard": job(_hard),
     "fisher": plain("fisher"),
     "magnitude": plain("magnitude"),

@@ -14,7 +14,7 @@ from bench.quality_tasks import QUALITY_TASKS
 from models.spec import JobSpec
 
 CHANGES = {
-    "axforge": quality._all_at_once,
+    "axforge": quality.all_at_once,
     "hard": quality._hard,
     "accuracy": quality._accuracy,
     "far": quality._far,
@@ -38,7 +38,7 @@ def test_every_job_is_a_spec(
         ),
     )
     asked = Asked(minutes=7.0, speedup=3.5)
-    spec = JobSpec.model_validate(quality._spec(dense, asked, CHANGES[contender]))
+    spec = JobSpec.model_validate(quality.spec_of(dense, asked, CHANGES[contender]))
     assert (spec.seed, spec.fine_tune, spec.base_model.path) == (3, False, str(tmp_path / "dense"))
     free = contender == "retraining-free"
     assert spec.budget.max_minutes == (quality.FREE_MINUTES if free else 7.0)

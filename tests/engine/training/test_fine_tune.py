@@ -151,9 +151,7 @@ def test_learning_rate_rises_and_falls_to_zero() -> None:
     assert factors[100] == 0.0
 
 
-def test_pace_shortens_the_plan_only_when_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+def test_pace_shortens_the_plan_only_when_it_must(clock: list[float]) -> None:
     relaxed, pressed = Pace(100, 1000.0, 0.1), Pace(100, 50.0, 0.1)
     clock[0] = 20.0
     relaxed.after(20)
@@ -163,3 +161,52 @@ def test_pace_shortens_the_plan_only_when_it_must(monkeypatch: pytest.MonkeyPatc
     clock[0] = 50.0
     pressed.after(33)
     assert pressed.total == 33
+
+
+def test_steps_that_seemed_slow_at_first_are_done_after_all(clock: list[float]) -> None:
+    pace = Pace(100, 60.0, 0.1)
+    clock[0] = 20.0
+    pace.after(20)
+    assert pace.total == 60
+    clock[0] = 30.0
+    pace.after(40)  # 0.75 seconds a step from here on
+    assert pace.total == 80
+    clock[0] = 30.0 + 15.0
+    pace.after(80)
+    assert (pace.total, pace.out_of_time) == (100, False)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "total"),
+    [
+        (200.0, 120),  # the other 60 of the first pass at 2 seconds each, 40 more at 1
+        (90.0, 45),  # not even the first pass
+    ],
+)
+def test_what_is_done_once_is_not_counted_for_later_passes(
+    clock: list[float], seconds: float, total: int
+) -> None:
+    pace = Pace(1000, seconds, 0.1, each_pass=80)
+    clock[0] = 40.0
+    pace.after(20, once=20.0)
+    assert pace.total == total
+
+
+def test_a_warm_up_is_a_part_of_what_there_is_time_for(clock: list[float]) -> None:
+    pace = Pace(1000, 200.0, 0.1)
+    assert pace.factor(19) == pytest.approx(0.2)
+    clock[0] = 20.0
+    pace.after(20)
+    assert (pace.total, pace.warmup) == (200, 20)
+    clock[0] = 180.0
+    pace.after(180)
+    assert pace.warmup == 20  # it is over
+    assert pace.factor(pace.total) == 0.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds on the clock, to be set."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now

@@ -23,6 +23,7 @@ from worker.engine.training.vocabulary import CompactVocabulary
 LossOfBatch = Callable[[Batch], torch.Tensor]
 # The pace is judged once this many steps are behind, and again after every as many.
 PACE_STEPS = 20
+TINY_SECONDS = 1e-9
 StoppedBy = Literal["epochs", "patience", "time"]
 
 
@@ -42,18 +43,29 @@ class _Best:
 
 
 class Pace:
-    """Steps until the end: as planned, or as many as the time left allows."""
+    """Steps until the end: as `planned`, or as many as `max_seconds` allow by what steps take.
 
-    def __init__(self, planned: int, max_seconds: float | None, warmup: float) -> None:
-        self.total = max(planned, 1)
-        self.warmup = max(1, round(self.total * warmup))
+    The first `each_pass` steps may take longer, by what is only done once (see `after`).
+    """
+
+    def __init__(
+        self, planned: int, max_seconds: float | None, warmup: float, *, each_pass: int | None = None
+    ) -> None:
+        self.planned = self.total = max(planned, 1)
+        self.share_of_warmup = warmup
+        self.warmup = self._warmup()
         self.max_seconds = max_seconds
+        self.each_pass = each_pass or self.planned
         self.started = time.monotonic()
-        self.out_of_time = False
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.started
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether there are fewer steps than planned."""
+        return self.total < self.planned
 
     def factor(self, step: int) -> float:
         """Learning rate of step `step` (from 0) as a share of its peak: linear up, linear down."""
@@ -61,16 +73,29 @@ class Pace:
             return (step + 1) / self.warmup
         return max(0.0, (self.total - step) / max(1, self.total - self.warmup))
 
-    def after(self, step: int) -> None:
-        """Judge the pace after `step` steps, so that the learning rate still falls to zero in time."""
+    def after(self, step: int, once: float = 0.0) -> None:
+        """Judge the pace after `step` steps, so that the learning rate falls to zero when time is up.
+
+        `once`: of the seconds so far, those that later passes will not take again.
+        """
         if self.max_seconds is None:
             return
-        if self.seconds >= self.max_seconds:
-            self.total, self.out_of_time = step, True
+        used = self.seconds
+        if used >= self.max_seconds:
+            self.total = step
         elif step % PACE_STEPS == 0:
-            affordable = int(step * self.max_seconds / self.seconds)
-            if affordable < self.total:
-                self.total, self.out_of_time = max(step, affordable), True
+            self.total = min(self.planned, step + self._affordable(step, self.max_seconds - used, used, once))
+            if step < self.warmup:
+                self.warmup = max(step, self._warmup())
+
+    def _affordable(self, step: int, left: float, used: float, once: float) -> int:
+        """Steps that the seconds `left` allow."""
+        usual = max(used - once, TINY_SECONDS) / step
+        slow = min(max(0, self.each_pass - step), int(left / (usual + once / step)))
+        return slow + int((left - slow * (usual + once / step)) / usual)
+
+    def _warmup(self) -> int:
+        return max(1, round(self.total * self.share_of_warmup))
 
 
 @dataclass
@@ -78,7 +103,8 @@ class TrainingLoop:
     """One run over `train`, judged on `selection` after each epoch.
 
     `loss_of` is told a batch with ids of the full vocabulary's compact form and answers its mean loss.
-    `dropout` trains with the model's dropout, else without.
+    `dropout` trains with the model's dropout, else without. `once` tells the seconds spent so far on what is
+    done once for each row, as working out a teacher's answers is.
     """
 
     model: PreTrainedModel
@@ -94,6 +120,7 @@ class TrainingLoop:
     loss_of: LossOfBatch
     dropout: bool = True
     message: str = "training"
+    once: Callable[[], float] = lambda: 0.0
 
     def run(self) -> FitResult:
         """Train, and leave the best epoch's weights in the model. Raises Stopped."""
@@ -109,7 +136,9 @@ class TrainingLoop:
         options = self.options
         optimizer = optimizer_of(self.model, self.learning_rate, options.weight_decay)
         steps_each = self.train.batch_count(options.batch_size)
-        pace = Pace(self.epochs * steps_each, options.max_seconds, options.warmup)
+        planned = self.epochs * steps_each
+        pace = Pace(planned, options.max_seconds, options.warmup, each_pass=steps_each)
+        self._once_before = self.once()
         best, history, step = _Best(), list[EpochRecord](), 0
         while step < pace.total and not self._out_of_patience(best, history):
             epoch = len(history) + 1
@@ -147,7 +176,7 @@ class TrainingLoop:
             loss = self._step(batch, optimizer)
             total_loss += loss
             step += 1
-            pace.after(step)
+            pace.after(step, self.once() - self._once_before)
             self._tell(step, pace, loss=loss)
             if step >= pace.total:
                 break

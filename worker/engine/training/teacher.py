@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -38,7 +39,8 @@ class TeacherCache:
 
     A short training pays only for the rows that it comes to, and those that follow find them here.
     Hidden states of the last of `layers` are kept as far as `max_bytes` go; `layers` are these. Queries and
-    keys of the last of `attention` are kept likewise, with as many bytes again.
+    keys of the last of `attention` are kept likewise, with as many bytes again. `seconds`: what working out
+    answers that are kept has taken so far.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class TeacherCache:
             layer: torch.empty((len(split.ids), 2, all_heads), dtype=torch.bfloat16)
             for layer in self.attention
         }
+        self.seconds = 0.0
         self.variance = self._variance()
 
     def answers(self, batch: Batch) -> Answers:
@@ -94,6 +97,7 @@ class TeacherCache:
         return index[~self._known[index]] if self._keeps else index[:0]
 
     def _work_out(self, index: NDArray[np.int64]) -> None:
+        began = time.perf_counter()
         batch = self._split.batch(index)
         answers, places = self._asked(batch), self._split.flat_positions(index)
         self._logits[places if self._split.by_token else index] = unpadded(answers.logits, batch)
@@ -101,6 +105,7 @@ class TeacherCache:
             for layer, values in told.items():
                 held[layer][places] = values
         self._known[index] = True
+        self.seconds += time.perf_counter() - began
 
     @torch.no_grad()
     def _asked(self, batch: Batch) -> Answers:
