@@ -112,6 +112,7 @@ def measured(
     after, _ = recovered(run, student.model, options, stage="recover")
     anatomy = run.anatomy
     return {
+        "processor": machine()["processor"],
         "examples": way.examples,
         "steps": told.trained["steps"],
         "mask_seconds": round(told.trained["seconds"], 1),
