@@ -15,6 +15,8 @@ from worker.engine.report.schema import Report
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# A mark is looked at before the run is made that the pages are of.
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 SCHEMES = ("light", "dark")
 WIDTHS = (1280, 390)
 CONTRAST = """() => {
@@ -47,8 +49,6 @@ CONTRAST = """() => {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
     with playwright.sync_playwright() as driver:
         # A container without user namespaces has no sandbox; the page is our own.
         started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
