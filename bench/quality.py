@@ -333,6 +333,7 @@ def _measured(dense: Dense, wanted: list[str], asked: Asked, given: argparse.Nam
         if rows.find(key) is not None and not given.again:
             continue
         try:
+            dense.run()  # its minutes are not the row's
             row = key | CONTENDERS[contender](dense, asked) | {"fine_tuning": dense.fine_tuning()}
         except (JobFailed, EngineError) as error:
             print(f"{dense.name} {dense.seed} {contender}: {error}", file=sys.stderr, flush=True)
