@@ -27,6 +27,7 @@ from worker.engine.stages.vocabulary import start_recipe
 from worker.engine.strategies.base import Abandoned, Bar, Judgement, Score, SearchProblem, Teaching
 from worker.engine.strategies.goal import CostModel, DenseReference, Goal
 from worker.engine.tasks import Evaluation, Split, evaluate
+from worker.engine.tasks.divergence import Divergence
 from worker.engine.workspace import read_json
 
 # Of the training rows for Fisher information, and of the selection split while shapes are compared: the
@@ -197,6 +198,22 @@ def search_problem(
             evaluation = evaluate(anatomy.model, judged, run.task, device=run.device, precision="fast")
         return judgement(run, evaluation)
 
+    @cache
+    def whole() -> Divergence:
+        return Divergence(
+            anatomy.model,
+            judged,
+            run.task,
+            device=run.device,
+            precision="fast",
+            reporter=run.reporter,
+        )
+
+    def divergence(shape: Shape) -> float:
+        answers = whole()
+        with anatomy.masked(shape):
+            return answers.now()
+
     def contest(rival: Shape, shape: Shape, bar: Bar) -> Judgement | Abandoned:
         assert race is not None
         run.reporter.check()
@@ -205,6 +222,7 @@ def search_problem(
     return SearchProblem(
         anatomy=anatomy,
         judge=judge,
+        divergence=divergence,
         contest=None if race is None else contest,
         significance=lambda shape: significance(run, anatomy, shape),
         costs=cost_model(run),
