@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import nn
 
-from worker.engine.anatomy.heads import logits_of
 from worker.engine.device import Device, Precision
 from worker.engine.reporting import Reporter
 from worker.engine.tasks.base import Task
-from worker.engine.tasks.evaluate import affordable, together
+from worker.engine.tasks.evaluate import affordable, answered
 from worker.engine.tasks.split import Batch, Split
 
 
@@ -46,17 +47,5 @@ class Divergence:
             total += len(batch.index) * float(self._task.soft_loss(logits, before, batch, 1.0))
         return total / len(self._rows)
 
-    @torch.no_grad()
-    def _answered(self) -> list[tuple[Batch, torch.Tensor]]:
-        self._model.to(self._device.torch_device)
-        was_training = self._model.training
-        self._model.eval()
-        answered = []
-        for batch in self._rows.batches(together(self._rows, self._device)):
-            if self._reporter is not None:
-                self._reporter.check()
-            with self._device.autocast(self._precision):
-                logits = logits_of(self._model(**self._device.put(batch.inputs)))
-            answered.append((batch, logits.float().cpu()))
-        self._model.train(was_training)
-        return answered
+    def _answered(self) -> Iterator[tuple[Batch, torch.Tensor]]:
+        return answered(self._model, self._rows, self._device, self._precision, self._reporter)
