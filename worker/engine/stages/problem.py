@@ -16,6 +16,7 @@ from worker.engine.measure.latency_table import LatencyTable
 from worker.engine.measure.layer_size import LayerSize
 from worker.engine.run import Run
 from worker.engine.significance.base import Material, Significance, Tally
+from worker.engine.significance.calibration import temperature
 from worker.engine.significance.elements import Element, group_size
 from worker.engine.significance.quantization import bytes_per_parameter
 from worker.engine.significance.registry import ESTIMATORS
@@ -308,7 +309,10 @@ def material(run: Run, anatomy: Anatomy, shape: Shape, rows: int | None = None) 
 
 
 def _race(run: Run, anatomy: Anatomy) -> Race:
-    """On the whole selection split. The published algorithm compares losses strictly: it gets fp32."""
+    """On the whole selection split. The published algorithm compares losses strictly: it gets fp32.
+
+    At the whole model's temperature: the loss of one that is too sure of itself falls with all that goes.
+    """
     return Race(
         anatomy,
         run.selection,
@@ -318,6 +322,9 @@ def _race(run: Run, anatomy: Anatomy) -> Race:
         metric=run.spec.metric,
         error_rate=run.spec.significance.error_rate,
         seed=run.spec.seed,
+        temperature=temperature(
+            anatomy.model, run.selection, run.task, device=run.device, reporter=run.reporter
+        ),
     )
 
 
