@@ -22,7 +22,7 @@ from worker.engine.significance.quantization import bytes_per_parameter
 from worker.engine.significance.registry import ESTIMATORS
 from worker.engine.significance.report import all_elements
 from worker.engine.stages.racing import Race
-from worker.engine.stages.sparse import longest_sequence
+from worker.engine.stages.sparse import longest_sequence, tried_elements
 from worker.engine.stages.timing import reference_times
 from worker.engine.stages.vocabulary import start_recipe
 from worker.engine.strategies.base import Abandoned, Bar, Judgement, Score, SearchProblem, Teaching
@@ -36,6 +36,8 @@ from worker.engine.workspace import read_json
 COMPARED_ROWS = (512, 256, 128, 64)
 SEARCH_PASSES = 90  # forward passes over them in a usual search, one for gradients counted three times
 SEARCH_SHARE = 0.1  # of the budget, for these passes
+RACED_ROWS = (2048, 1024, 512, 256, 128)  # of the selection split in races, where the time is short of all
+RACING_SHARE = 0.2  # of the budget, for a pass over them for every change that may be tried
 BACKWARD = 3.0  # times a forward pass: a training step of the same model
 
 
@@ -309,22 +311,26 @@ def material(run: Run, anatomy: Anatomy, shape: Shape, rows: int | None = None) 
 
 
 def _race(run: Run, anatomy: Anatomy) -> Race:
-    """On the whole selection split. The published algorithm compares losses strictly: it gets fp32.
+    """On the selection split, or as much of it as the time allows. The published algorithm compares losses
+    strictly: it gets fp32.
 
     At the whole model's temperature: the loss of one that is too sure of itself falls with all that goes.
     """
+    changes = len(weighed_elements(run, anatomy.full_shape())) + len(tried_elements(run))
+    passes = min(run.spec.budget.max_candidates, changes)
+    whole = len(run.selection)
+    numbers = (whole, *(rows for rows in RACED_ROWS if rows < whole))
+    raced = sample(run.selection, compared_rows(run, passes, RACING_SHARE, numbers), run.spec.seed)
     return Race(
         anatomy,
-        run.selection,
+        raced,
         run.task,
         run.device,
         start=anatomy.full_shape().applied(start_recipe(run)),
         metric=run.spec.metric,
         error_rate=run.spec.significance.error_rate,
         seed=run.spec.seed,
-        temperature=temperature(
-            anatomy.model, run.selection, run.task, device=run.device, reporter=run.reporter
-        ),
+        temperature=temperature(anatomy.model, raced, run.task, device=run.device, reporter=run.reporter),
     )
 
 
