@@ -317,10 +317,7 @@ def _race(run: Run, anatomy: Anatomy) -> Race:
     At the whole model's temperature: the loss of one that is too sure of itself falls with all that goes.
     """
     changes = len(weighed_elements(run, anatomy.full_shape())) + len(tried_elements(run))
-    passes = min(run.spec.budget.max_candidates, changes)
-    whole = len(run.selection)
-    numbers = (whole, *(rows for rows in RACED_ROWS if rows < whole))
-    raced = sample(run.selection, compared_rows(run, passes, RACING_SHARE, numbers), run.spec.seed)
+    raced = sample(run.selection, raced_rows(run, changes), run.spec.seed)
     return Race(
         anatomy,
         raced,
@@ -332,6 +329,13 @@ def _race(run: Run, anatomy: Anatomy) -> Race:
         seed=run.spec.seed,
         temperature=temperature(anatomy.model, raced, run.task, device=run.device, reporter=run.reporter),
     )
+
+
+def raced_rows(run: Run, changes: int) -> int:
+    """Of the selection split: all, or as many as a pass for each change leaves time for."""
+    whole = len(run.selection)
+    numbers = (whole, *(rows for rows in RACED_ROWS if rows < whole))
+    return compared_rows(run, min(run.spec.budget.max_candidates, changes), RACING_SHARE, numbers)
 
 
 def judgement(run: Run, evaluation: Evaluation) -> Judgement:
