@@ -21,7 +21,8 @@ PARALLEL := -n $(TEST_PROCESSES) --dist loadfile
 
 .PHONY: help setup demo test test-all faults fuzz contract check check-deploy check-image format openapi sdk-types \
 	bench-main bench-toolbox bench-language-model bench-export bench-timing bench-schedules bench-fanout \
-	bench-analysis bench-quality bench-learned bench-masks bench-rates bench-service bench-attention bench-flat clean
+	bench-analysis bench-quality bench-learned bench-masks bench-rates bench-depth bench-confidence \
+	bench-service bench-attention bench-flat clean
 
 help: ## List the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -123,6 +124,10 @@ bench-masks: setup ## Measure how long masks are to be trained; results in bench
 	@$(BIN)/python -m bench.masks
 bench-rates: setup ## Measure how fast a student is to learn; results in bench/results/rates.json
 	@$(BIN)/python -m bench.rates
+bench-depth: setup ## Measure which layers to drop; results in bench/results/depth.json
+	@$(BIN)/python -m bench.depth
+bench-confidence: setup ## Simulate how often a bound asked for with confidence 0.95 holds; results in bench/results/confidence.json
+	@$(BIN)/python -m bench.confidence
 bench-service: setup ## Measure the API: throughput, streams, recovery, large files; results in bench/results/service.json
 	@$(BIN)/python -m bench.service
 bench-attention: setup ## Measure sparse attention against dense by length; results in bench/results/attention.json

@@ -248,6 +248,7 @@ def _problem(anatomy: Anatomy, judge: Any, contest: Any = None) -> SearchProblem
     return SearchProblem(
         anatomy=anatomy,
         judge=judge,
+        divergence=unused,
         contest=contest,
         significance=unused,
         costs=CostModel(lambda shape: 1.0, anatomy.parameters, 1.0, 1, 0.0),

@@ -185,6 +185,7 @@ def _problem(run: Run, part: float, name: EstimatorName, *, may_hidden: bool) ->
     return SearchProblem(
         anatomy=anatomy,
         judge=judge,
+        divergence=lambda shape: judge(shape).loss,
         significance=lambda shape: _weights(run, shape, name, hidden=may_hidden),
         costs=CostModel(lambda shape: float(anatomy.macs(shape, length)), anatomy.parameters, 1.0, 1, 0.0),
         dense=DenseReference(whole, 1.0, 1),

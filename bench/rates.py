@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from bench.main import ROOT
 from bench.quality import CACHE, Asked, Dense, all_at_once, spec_of
@@ -53,14 +56,20 @@ def main() -> None:
                 print(key, *found, sep="\n", flush=True)
 
 
-def measured(run: Run, layers: tuple[int, ...], factor: float, seconds: float) -> dict[str, Any]:
-    """One distillation, as recovery does it."""
-    recipe = vocabulary_recipe(run).then(PruneLayers(layers=layers))
+def measured(run: Run, layers: Sequence[int], factor: float, seconds: float) -> dict[str, Any]:
+    """One distillation at so many times the fine-tuning rate."""
+    told = distilled(run, layers, lambda student: factor * default_learning_rate(student), seconds)
+    return {"factor": factor} | told
+
+
+def distilled(
+    run: Run, layers: Sequence[int], rate: Callable[[PreTrainedModel], float], seconds: float
+) -> dict[str, Any]:
+    """What is left without the layers, distilled as recovery does it; `rate` is that of the student."""
+    recipe = vocabulary_recipe(run).then(PruneLayers(layers=tuple(layers)))
     student = student_of(run, recipe, ()).model
-    rate = factor * default_learning_rate(student)
-    after, fitted = recovered(run, student, recovery_options(run, rate, seconds), stage="recover")
+    after, fitted = recovered(run, student, recovery_options(run, rate(student), seconds), stage="recover")
     return {
-        "factor": factor,
         "steps": 0 if fitted is None else fitted.steps,
         "seconds": 0.0 if fitted is None else round(fitted.seconds, 1),
         "loss": after.loss,

@@ -1,4 +1,4 @@
-"""One key of `bench/results/service.json`, written without touching the others."""
+"""Results files: one key, or rows known by some of their fields, written without touching the others."""
 
 from __future__ import annotations
 

@@ -16,15 +16,31 @@ from worker.engine.measure.probing import ModelFile
 from worker.engine.reporting import SilentReporter
 from worker.engine.run import Run
 from worker.engine.stages import precision
-from worker.engine.stages.precision import mixed_precision
+from worker.engine.stages.precision import mixed_precision, plain_precision
 
 NAMES = [f"layer.{layer}.ffn.{side}" for layer in range(4) for side in ("input", "output")]
 BOUNDED = {"accuracy": {"max_absolute_drop": 0.04}}
 
 
-def form(metric: float, *, size: int = 300, **step: Any) -> Delivered:
+ROWS = 1000
+
+
+class Share:
+    """The score is the share of right rows; of a row the only logit says whether it is right."""
+
+    def marks(self, logits: np.ndarray) -> np.ndarray:
+        return logits[:, 0] > 0
+
+    def right(self, marks: np.ndarray) -> np.ndarray:
+        return marks
+
+
+def form(metric: float, *, size: int = 300, first: int = 0, **step: Any) -> Delivered:
+    """The rows from `first` on are right, as many as the metric says."""
     recipe = Recipe(steps=(Quantize(**step),)) if step else Recipe()
-    return Delivered(recipe, ModelFile(Path("model")), size, np.zeros((1, 2), np.float32), metric)
+    logits = np.zeros((ROWS, 1), np.float32)
+    logits[first : first + round(metric * ROWS)] = 1.0
+    return Delivered(recipe, ModelFile(Path("model")), size, logits, metric)
 
 
 @pytest.fixture
@@ -47,7 +63,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[Quantize]:
 
 def run_of(tmp_path: Path, **spec: Any) -> Run:
     document = {"base_model": {"path": "m"}, "dataset": {"path": "d"}, **spec}
-    dense = SimpleNamespace(anatomy=SimpleNamespace(model=None))
+    dense = SimpleNamespace(anatomy=SimpleNamespace(model=None), scorer=Share())
     workspace = SimpleNamespace(folder=lambda stage: tmp_path)
     run = SimpleNamespace(
         spec=JobSpec.model_validate(document),
@@ -76,6 +92,28 @@ def test_the_most_significant_are_kept_where_int8_costs_too_much(
     ]
     assert list(found) == ["dense-int8-fp16-25"]
     assert all(step.embeddings == "int4" for step in tried)
+
+
+def test_no_layer_pays_for_what_chance_makes_of_equal_files(tried: list[Quantize], tmp_path: Path) -> None:
+    run = run_of(
+        tmp_path, constraints={"accuracy": {"max_relative_drop": 0.005}, "speed": {"min_speedup": 3}}
+    )
+    dense = form(0.870, size=1000)
+    # 60 rows lost and 50 gained, or 10 lost and none gained: the same drop of a hundredth.
+    by_chance, surely = (form(0.860, first=each, weights="int8") for each in (60, 0))
+    assert mixed_precision(run, "dense-int8", {"dense": dense, "dense-int8": by_chance}) == {}
+    assert tried == []
+    mixed_precision(run, "dense-int8", {"dense": dense, "dense-int8": surely})
+    assert len(tried) == 2
+
+
+def test_int4_words_are_turned_down_where_they_surely_lose(tmp_path: Path) -> None:
+    run = run_of(tmp_path, constraints={"accuracy": {"max_relative_drop": 0.005}})
+    forms = {"dense": form(0.87, size=1000), "dense-int8": form(0.87, weights="int8")}
+    for first, chosen in ((60, "dense-int8-int4"), (0, "dense-int8")):
+        int4 = form(0.860, first=first, weights="int8", embeddings="int4")
+        assert plain_precision(run, forms | {"dense-int8-int4": int4}) == chosen
+    assert plain_precision(run, {"dense": forms["dense"]}) == "dense"
 
 
 @pytest.mark.parametrize(

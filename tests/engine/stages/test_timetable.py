@@ -9,7 +9,7 @@ import pytest
 from models.spec import JobSpec
 from worker.engine.run import Run
 from worker.engine.stages.baseline import cut_short, learnt_nothing
-from worker.engine.stages.problem import compared_rows
+from worker.engine.stages.problem import compared_rows, raced_rows
 from worker.engine.stages.timetable import DONE_BY, LEAST_SECONDS, RECOVERY_SHARE, seconds_for
 from worker.engine.training import FitResult
 
@@ -75,6 +75,25 @@ def test_rows_are_as_many_as_budget_and_training_allow(row_seconds: float, train
     told = cast(Run, SimpleNamespace(spec=run.spec, workspace=workspace, train=range(train)))
     assert compared_rows(told, 100, 0.05, (256, 128, 64), epochs=0.7) == rows
     assert compared_rows(told, 100, 0.05, (256, 128, 64)) >= rows
+
+
+@pytest.mark.parametrize(
+    ("row_seconds", "selection", "rows"),
+    [
+        (0.0005, 1283, 1283),  # 100 passes take 64 s of the 120
+        (0.002, 1283, 512),  # 600 rows would take all of them
+        (0.002, 200, 200),
+        (0.1, 1283, 128),  # never fewer
+    ],
+)
+def test_races_look_at_all_rows_or_at_what_the_time_allows(
+    row_seconds: float, selection: int, rows: int
+) -> None:
+    run = run_of(0.0)
+    workspace = SimpleNamespace(result=lambda stage: {"row_seconds": row_seconds})
+    told = cast(Run, SimpleNamespace(spec=run.spec, workspace=workspace, selection=range(selection)))
+    assert raced_rows(told, 100) == rows
+    assert raced_rows(told, 10**6) >= 128  # no more changes than the job allows candidates
 
 
 def test_training_masks_gets_a_part_of_recovery() -> None:

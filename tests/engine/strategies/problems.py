@@ -41,6 +41,7 @@ def problem(
     made = SearchProblem(
         anatomy=anatomy,
         judge=judge,
+        divergence=lambda shape: judge(shape).loss,
         significance=fisher,
         costs=costs,
         dense=DenseReference(milliseconds(full), float(whole), 1),

@@ -42,6 +42,22 @@ def test_the_layer_that_matters_least_goes_first() -> None:
     assert [layer.present for layer in shape.layers] == [True, False, True]
 
 
+def test_what_matters_is_how_far_the_answers_move_not_the_loss() -> None:
+    """A model that is too sure of itself has the lower loss without the layer that its answers hang on."""
+
+    def losses(shape: Shape) -> np.ndarray:
+        return BASE - 0.3 * (not shape.layers[2].present)
+
+    def divergence(shape: Shape) -> float:
+        return sum(0.3 * (number + 1) for number, layer in enumerate(shape.layers) if not layer.present)
+
+    allowed = frozenset({"prune_layers"})
+    asked = problem(losses, goal=Goal(ms=4.5), allowed=allowed, divergence=divergence)
+    steps = list(cost_driven(asked, None))
+    assert [layer.present for layer in final_shape(asked, steps).layers] == [False, True, True]
+    assert "layer.0 matters least: without it answers diverge" in steps[1].candidate.reason
+
+
 def test_without_bounds_nothing_is_removed() -> None:
     asked = problem(flat)
     assert final_shape(asked, list(cost_driven(asked, None))) == asked.anatomy.full_shape()

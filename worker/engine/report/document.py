@@ -79,7 +79,9 @@ def report_document(given: Evidence, now: datetime | None = None) -> Report:
         spread=certificate.spread,
         constraints=tuple(map(given.uncertainty.judged, certificate.constraints)),
         candidates=candidate_lines(given.candidates, certificate.recipe, spec.metric),
-        significance=Significance(**{name: given.significance[name] for name in Significance.model_fields}),
+        significance=Significance(
+            **{name: value for name, value in given.significance.items() if name in Significance.model_fields}
+        ),
         attention=given.attention,
         architecture=given.architecture,
         bytes=given.bytes,

@@ -48,9 +48,13 @@ class CandidateLine(Document):
 
 
 class Significance(Document):
-    """`significance.json` as the map shows it: `elements` as there, in its keys."""
+    """`significance.json` as the map shows it: `elements` as there, in its keys.
+
+    Losses are at `temperature`; files of earlier versions do not name it.
+    """
 
     base_loss: float
+    temperature: float = 1.0
     rows: int
     rank_agreement: dict[str, float | None]
     reliability: dict[str, float | None]

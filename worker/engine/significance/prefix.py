@@ -30,7 +30,7 @@ class PrefixReplay:
     The model masked to `base` (None: unmasked) runs once; what each layer hands to the next is kept, as
     long as it has room in `room` bytes. A shape whose first difference is in layer n then costs the
     layers from n on, and where it lacks layer n those after it. What is computed is the same to the last
-    bit. `tally` hears how much it was.
+    bit. `tally` hears how much it was. Losses are those of logits divided by `temperature`.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class PrefixReplay:
         device: Device,
         *,
         precision: Precision,
+        temperature: float = 1.0,
         batch_size: int | None = None,
         base: Shape | None = None,
         tally: Tally | None = None,
@@ -51,6 +52,7 @@ class PrefixReplay:
         self._task = task
         self._device = device
         self._precision: Precision = precision
+        self._temperature = temperature
         self._base = (base or anatomy.full_shape()).normalised()
         self._tally = tally or Tally()
         self._present = [part.index for part in anatomy.parts]
@@ -94,7 +96,7 @@ class PrefixReplay:
                 if may_rebase and self._outputs:
                     known = self._outputs[number][:first]
                     outputs.append([*known, *known[-1:] * (begin - first), *computed])
-                losses[batch.index] = self._task.losses(answer, batch).numpy()
+                losses[batch.index] = self._task.losses(answer / self._temperature, batch).numpy()
                 part = unpadded(self._task.kept(answer, batch), batch).numpy()
                 if logits is None:
                     rows = len(split.ids if split.by_token else split)
@@ -118,7 +120,7 @@ class PrefixReplay:
                 some = elements[start : start + together]
                 logits = self._forked_logits(number, block, some).float().cpu()
                 for at, each in enumerate(logits.chunk(len(some)), start=start):
-                    answer[at, batch.index] = self._task.losses(each, batch).numpy()
+                    answer[at, batch.index] = self._task.losses(each / self._temperature, batch).numpy()
         return list(answer)
 
     def _forked_logits(self, number: int, block: Key, siblings: Sequence[Element]) -> torch.Tensor:

@@ -64,6 +64,7 @@ def analyse(run: Run) -> dict[str, Any]:
         elements=elements,
     )
     report["drives"] = run.spec.significance.drives
+    report["temperature"] = weighing.temperature
     shape = run.anatomy.full_shape()
     report["sparse_attention"] = sparse_report(shape, sparse, report["base_loss"], without, costs)
     write_json(folder / "significance.json", report)

@@ -1,8 +1,9 @@
 """In how few bits each matrix of the delivered model is kept: tried on the dense model's files.
 
-First all matrices have one precision. Where int8 costs too much of the accuracy that may be lost, the
-matrices that the task needs exactly are kept in fp16; where the file is to be smaller, those that it does
-not are int4. What a matrix loses is measured on the selection split, and so is every file that is tried.
+First all matrices have one precision. Where int8 costs too much of the accuracy that may be lost, and more
+than chance makes of two equal files, the matrices that the task needs exactly are kept in fp16; where the
+file is to be smaller, those that it does not are int4. What a matrix loses is measured on the selection
+split, and so is every file that is tried.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from math import inf, isfinite
 from models.spec import Precision, Quantize, Recipe
 from worker.engine.approximations.quantize import block_size
 from worker.engine.delivery import Delivered, deliver
+from worker.engine.measure.intervals import paired_bootstrap
 from worker.engine.measure.verdict import allowed_drop
 from worker.engine.run import Run
 from worker.engine.significance.quantization import quantization_losses
@@ -22,6 +24,7 @@ from worker.engine.tasks import evaluate
 
 SHARE_OF_DROP = 0.25  # of the accuracy drop that is allowed: what int4 may cost
 SHARE_FOR_INT8 = 0.5  # of it: what int8 may cost before matrices are kept in more bits
+SURE = 0.9  # level of the interval that must lie above no loss at all, where a precision is turned down
 JUDGED_ROWS = 256  # of the selection split, for the loss with one matrix quantized
 KEPT_SHARES = (1 / 8, 1 / 4)  # of the matrices, the most significant first
 INT4_SHARES = (1.0, 1 / 2)  # of the matrices, the least significant first
@@ -47,7 +50,7 @@ def plain_forms(run: Run) -> dict[str, Recipe]:
 
 
 def plain_precision(run: Run, delivered: Mapping[str, Delivered]) -> str:
-    """Which of them to deliver: int4 embeddings unless they cost more than a quarter of the drop allowed.
+    """Which to deliver: int4 embeddings unless they surely cost more than a quarter of the allowed drop.
 
     Judged on the selection split, against int8 alone.
     """
@@ -56,9 +59,22 @@ def plain_precision(run: Run, delivered: Mapping[str, Delivered]) -> str:
         return "dense"
     allowed = _allowed(run, delivered["dense"].metric)
     allowed = allowed if isfinite(allowed) else 0.0  # nothing is given up that nobody asked for
-    if int4 is None or int4.metric < int8.metric - SHARE_OF_DROP * allowed:
+    if int4 is None or _surely_loses(run, int8, int4, SHARE_OF_DROP * allowed):
         return "dense-int8"
     return "dense-int8-int4"
+
+
+def _surely_loses(run: Run, rival: Delivered, form: Delivered, more_than: float) -> bool:
+    """Whether the metric of `form` is lower than its rival's by more than that, and not by chance alone.
+
+    What is turned down has to be paid for with layers: a difference that two equal files show on so many
+    rows is no reason to.
+    """
+    if form.metric >= rival.metric - more_than:
+        return False
+    scorer = run.dense.scorer
+    marks = (scorer.marks(each.logits) for each in (rival, form))
+    return paired_bootstrap(scorer, *marks, seed=run.spec.seed).absolute_drop_interval(SURE)[0] > 0.0
 
 
 def mixed_precision(run: Run, plain: str, delivered: Mapping[str, Delivered]) -> dict[str, Delivered]:
@@ -71,7 +87,7 @@ def mixed_precision(run: Run, plain: str, delivered: Mapping[str, Delivered]) ->
     if step is None or run.spec.target.runtime == "torch":
         return {}
     allowed = _allowed(run, dense.metric)
-    if allowed < inf and chosen.metric < dense.metric - SHARE_FOR_INT8 * allowed:
+    if allowed < inf and _surely_loses(run, dense, chosen, SHARE_FOR_INT8 * allowed):
         least = dense.metric - SHARE_FOR_INT8 * allowed
         order = _by_significance(run, "int8")[::-1]
         return _first_that(run, f"{plain}-fp16", step, "fp16", order, KEPT_SHARES, least)

@@ -16,17 +16,19 @@ from worker.engine.measure.latency_table import LatencyTable
 from worker.engine.measure.layer_size import LayerSize
 from worker.engine.run import Run
 from worker.engine.significance.base import Material, Significance, Tally
+from worker.engine.significance.calibration import temperature
 from worker.engine.significance.elements import Element, group_size
 from worker.engine.significance.quantization import bytes_per_parameter
 from worker.engine.significance.registry import ESTIMATORS
 from worker.engine.significance.report import all_elements
 from worker.engine.stages.racing import Race
-from worker.engine.stages.sparse import longest_sequence
+from worker.engine.stages.sparse import longest_sequence, tried_elements
 from worker.engine.stages.timing import reference_times
 from worker.engine.stages.vocabulary import start_recipe
 from worker.engine.strategies.base import Abandoned, Bar, Judgement, Score, SearchProblem, Teaching
 from worker.engine.strategies.goal import CostModel, DenseReference, Goal
 from worker.engine.tasks import Evaluation, Split, evaluate
+from worker.engine.tasks.divergence import Divergence
 from worker.engine.workspace import read_json
 
 # Of the training rows for Fisher information, and of the selection split while shapes are compared: the
@@ -34,6 +36,8 @@ from worker.engine.workspace import read_json
 COMPARED_ROWS = (512, 256, 128, 64)
 SEARCH_PASSES = 90  # forward passes over them in a usual search, one for gradients counted three times
 SEARCH_SHARE = 0.1  # of the budget, for these passes
+RACED_ROWS = (2048, 1024, 512, 256, 128)  # of the selection split in races, where the time is short of all
+RACING_SHARE = 0.2  # of the budget, for a pass over them for every change that may be tried
 BACKWARD = 3.0  # times a forward pass: a training step of the same model
 
 
@@ -197,6 +201,22 @@ def search_problem(
             evaluation = evaluate(anatomy.model, judged, run.task, device=run.device, precision="fast")
         return judgement(run, evaluation)
 
+    @cache
+    def whole() -> Divergence:
+        return Divergence(
+            anatomy.model,
+            judged,
+            run.task,
+            device=run.device,
+            precision="fast",
+            reporter=run.reporter,
+        )
+
+    def divergence(shape: Shape) -> float:
+        answers = whole()
+        with anatomy.masked(shape):
+            return answers.now()
+
     def contest(rival: Shape, shape: Shape, bar: Bar) -> Judgement | Abandoned:
         assert race is not None
         run.reporter.check()
@@ -205,6 +225,7 @@ def search_problem(
     return SearchProblem(
         anatomy=anatomy,
         judge=judge,
+        divergence=divergence,
         contest=None if race is None else contest,
         significance=lambda shape: significance(run, anatomy, shape),
         costs=cost_model(run),
@@ -290,17 +311,31 @@ def material(run: Run, anatomy: Anatomy, shape: Shape, rows: int | None = None) 
 
 
 def _race(run: Run, anatomy: Anatomy) -> Race:
-    """On the whole selection split. The published algorithm compares losses strictly: it gets fp32."""
+    """On the selection split, or as much of it as the time allows. The published algorithm compares losses
+    strictly: it gets fp32.
+
+    At the whole model's temperature: the loss of one that is too sure of itself falls with all that goes.
+    """
+    changes = len(weighed_elements(run, anatomy.full_shape())) + len(tried_elements(run))
+    raced = sample(run.selection, raced_rows(run, changes), run.spec.seed)
     return Race(
         anatomy,
-        run.selection,
+        raced,
         run.task,
         run.device,
         start=anatomy.full_shape().applied(start_recipe(run)),
         metric=run.spec.metric,
         error_rate=run.spec.significance.error_rate,
         seed=run.spec.seed,
+        temperature=temperature(anatomy.model, raced, run.task, device=run.device, reporter=run.reporter),
     )
+
+
+def raced_rows(run: Run, changes: int) -> int:
+    """Of the selection split: all, or as many as a pass for each change leaves time for."""
+    whole = len(run.selection)
+    numbers = (whole, *(rows for rows in RACED_ROWS if rows < whole))
+    return compared_rows(run, min(run.spec.budget.max_candidates, changes), RACING_SHARE, numbers)
 
 
 def judgement(run: Run, evaluation: Evaluation) -> Judgement:

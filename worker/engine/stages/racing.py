@@ -28,7 +28,8 @@ class Race:
     `start` is the shape of which every accepted change has to do no worse on more than half of the rows.
     What a change gives is kept while it is judged: if it is the next rival, nothing is computed again.
     The rows are cut into chunks: those hardest for the start, then the others in an order drawn by
-    `seed`. With an `error_rate` of 0 changes are given up only where no row that is left could save them.
+    `seed`. Losses are those at `temperature`. With an `error_rate` of 0 changes are given up only where no
+    row that is left could save them.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Race:
         metric: str,
         error_rate: float,
         seed: int,
+        temperature: float = 1.0,
     ) -> None:
         self._anatomy = anatomy
         self._split = split
@@ -50,6 +52,7 @@ class Race:
         self._metric = metric
         self._error_rate = error_rate
         self._seed = seed
+        self._temperature = temperature
         self._start = start.normalised()
         self._rival: tuple[Shape, NDArray[np.float32]] | None = None
         self._known: tuple[Shape, NDArray[np.float32]] | None = None
@@ -86,6 +89,7 @@ class Race:
             self._task,
             self._device,
             precision="fp32",
+            temperature=self._temperature,
             tally=self.tally,
             room=0,
         )
@@ -108,6 +112,7 @@ class Race:
                 self._task,
                 self._device,
                 precision="fp32",
+                temperature=self._temperature,
                 base=self._start,
                 tally=self.tally,
                 room=room,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from worker.engine.crew import Outcome, Share
 from worker.engine.run import Run
 from worker.engine.significance.base import Tally
+from worker.engine.significance.calibration import temperature
 from worker.engine.significance.elements import Weighed
 from worker.engine.significance.prefix import PrefixReplay
 from worker.engine.significance.report import Ablated
@@ -18,6 +19,7 @@ from worker.engine.significance.siblings import sibling_sets
 from worker.engine.stages.problem import sample, weighed_elements
 from worker.engine.stages.sharing import shared
 from worker.engine.stages.sparse import tried_elements
+from worker.engine.tasks import Split
 
 SHARES_A_WORKER = 4  # so that a worker that comes late, or is slower, still takes what it can do
 
@@ -97,11 +99,28 @@ class Weighing:
         }
 
     @cached_property
+    def temperature(self) -> float:
+        """At which losses are measured: that of the dense model on these rows."""
+        run = self._run
+        return temperature(
+            run.origin.anatomy.model, self._sample, run.task, device=run.device, reporter=run.reporter
+        )
+
+    @cached_property
+    def _sample(self) -> Split:
+        return sample(self._run.selection, self._rows, self._run.spec.seed)
+
+    @cached_property
     def _replay(self) -> PrefixReplay:
         run = self._run
-        rows = sample(run.selection, self._rows, run.spec.seed)
         return PrefixReplay(
-            run.origin.anatomy, rows, run.task, run.device, precision="fast", tally=self._tally
+            run.origin.anatomy,
+            self._sample,
+            run.task,
+            run.device,
+            precision="fast",
+            temperature=self.temperature,
+            tally=self._tally,
         )
 
     def _tell(self, done: int) -> None:

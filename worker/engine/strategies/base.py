@@ -119,7 +119,8 @@ class SearchProblem:
     """All that a strategy may look at. Everything here comes from the selection and training data.
 
     `judge` masks the model to a shape and evaluates it; `contest` may stop before all rows are done (None:
-    all are judged whole); `significance` weighs the elements of a shape.
+    all are judged whole); `divergence` is how far the masked model's answers are from the whole one's;
+    `significance` weighs the elements of a shape.
     `trials` fine-tunes the models of some recipes for a moment, each by itself, and evaluates them; it is
     None when the job forbids training. `trials_together`: it is best given all at once; `cheap_trials`:
     nothing is trained in them.
@@ -132,6 +133,7 @@ class SearchProblem:
 
     anatomy: Anatomy
     judge: Callable[[Shape], Judgement]
+    divergence: Callable[[Shape], float]
     significance: Callable[[Shape], Significance]
     costs: CostModel
     dense: DenseReference

@@ -1,8 +1,8 @@
 """Speed and size focus: give up what costs least significance for what it saves, until the bounds hold.
 
-Two decisions are taken in turn. Depth: layers go one by one, first the one whose exact ablation raises
-the loss least. Width: heads, FFN weight groups and blocks go by significance per part of the missing
-milliseconds and bytes that they save. Which depth goes with which width cannot be read off one-shot
+Two decisions are taken in turn. Depth: layers go one by one, first the one without which the answers stay
+nearest to the dense model's. Width: heads, FFN weight groups and blocks go by significance per part of the
+missing milliseconds and bytes that they save. Which depth goes with which width cannot be read off one-shot
 losses, which favour width however much training recovers: so one *arm* for every depth that can meet
 the bounds is narrowed until it does, all arms get the same short training, and the best on the selection
 split wins. Three arms, those that drop most layers; where nothing is trained in trials, the next that drops
@@ -17,7 +17,6 @@ from typing import Any
 
 from models.spec import Candidate, Recipe
 from worker.engine.anatomy.shape import Shape
-from worker.engine.significance.ablation import exact_ablation
 from worker.engine.significance.elements import Element, layer_elements
 from worker.engine.strategies.base import Score, SearchProblem, SearchStep, Trials, measured
 from worker.engine.strategies.narrowing import narrow, narrowest
@@ -68,16 +67,14 @@ class _Search:
             enough = self.problem.goal.met(self.problem.costs(shape))
             if enough or not layers or all(self._saves_nothing(layer, shape) for layer in layers):
                 return
-            changes = exact_ablation(
-                layers,
-                shape,
-                lambda tried: self.problem.judge(tried).losses,
-                told=self._weighing(len(layers)),
-            )
-            least = min(layers, key=lambda layer: changes[layer.id])
+            strayed = {layer.id: self._divergence(layer, shape, layers) for layer in layers}
+            least = min(layers, key=lambda layer: strayed[layer.id])
             recipe = recipe.then(least.step())
             self.state["depths"].append(_json(recipe))
-            reason = f"of the layers left, {least.id} raises the loss least, by {changes[least.id]:.4f}"
+            reason = (
+                f"of the layers left, {least.id} matters least: without it answers diverge from the dense "
+                f"model's by {strayed[least.id]:.4f}"
+            )
             yield self._step(recipe, self.problem.judge(self.full.applied(recipe)), reason)
 
     def _may_go_on(self) -> bool:
@@ -204,8 +201,9 @@ class _Search:
             self.state["recipe"] = self._nearest_to_bounds()
         return SearchStep(candidate, copy.deepcopy(self.state))
 
-    def _weighing(self, layers: int) -> Any:
-        return lambda done: self.problem.tell("weighing layers", done, layers)
+    def _divergence(self, layer: Element, shape: Shape, layers: Sequence[Element]) -> float:
+        self.problem.tell("weighing layers", layers.index(layer) + 1, len(layers))
+        return self.problem.divergence(layer.removed_from(shape))
 
 
 def _initial(start: Recipe, number: int) -> dict[str, Any]:

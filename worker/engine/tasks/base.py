@@ -33,6 +33,8 @@ class Task(ABC):
     disturbs: ClassVar[bool] = True
     """Whether a student may also learn from disturbed copies of the training rows."""
     problem_type: ClassVar[str | None] = None
+    gives_logits: ClassVar[bool] = True
+    """Whether outputs are logits, of which a temperature makes other probabilities and the same answers."""
 
     @property
     def metrics(self) -> tuple[MetricName, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,6 @@ class Evaluation:
     metrics: dict[str, float]
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     split: Split,
@@ -46,28 +46,42 @@ def evaluate(
     The model is put on the device and left in the mode (train or eval) that it was in.
     Raises Stopped between batches when `reporter` says so.
     """
-    if not len(split):
-        raise ValueError("the split has no rows")
-    model.to(device.torch_device)
-    was_training = model.training
-    model.eval()
     logits: NDArray[np.float32] | None = None
     losses = np.empty(len(split), dtype=np.float32)
-    for batch in split.batches(together(split, device, batch_size)):
-        if reporter is not None:
-            reporter.check()
-        with device.autocast(precision):
-            output = logits_of(model(**device.put(batch.inputs))).float().cpu()
+    for batch, output in answered(model, split, device, precision, reporter, batch_size):
         part = unpadded(task.kept(output, batch), batch).numpy()
         if logits is None:
             logits = np.empty((len(split.ids if split.by_token else split), part.shape[1]), dtype=np.float32)
         logits[split.flat_positions(batch.index) if split.by_token else batch.index] = part
         losses[batch.index] = task.losses(output, batch).numpy()
-    model.train(was_training)
     assert logits is not None
     marks = task.marks(logits, split)
     scores = {str(name): task.score(name, marks) for name in task.metrics}
     return Evaluation(float(losses.mean(dtype=np.float64)), losses, logits, scores)
+
+
+@torch.no_grad()
+def answered(
+    model: nn.Module,
+    split: Split,
+    device: Device,
+    precision: Precision = "fp32",
+    reporter: Reporter | None = None,
+    batch_size: int | None = None,
+) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """Each batch of the split with the model's logits in fp32, on the CPU; as `evaluate` does it."""
+    if not len(split):
+        raise ValueError("the split has no rows")
+    model.to(device.torch_device)
+    was_training = model.training
+    model.eval()
+    for batch in split.batches(together(split, device, batch_size)):
+        if reporter is not None:
+            reporter.check()
+        with device.autocast(precision):
+            output = logits_of(model(**device.put(batch.inputs)))
+        yield batch, output.float().cpu()
+    model.train(was_training)
 
 
 def together(split: Split, device: Device, batch_size: int | None = None) -> int:

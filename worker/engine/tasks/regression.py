@@ -31,6 +31,7 @@ class Regression(TextTask):
 
     name: ClassVar[TaskName] = "regression"
     problem_type: ClassVar[str | None] = "regression"
+    gives_logits: ClassVar[bool] = False
 
     def map_columns(self, table: pa.Table, given: Columns) -> Columns:
         check_given(table, given)
