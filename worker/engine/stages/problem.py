@@ -191,12 +191,14 @@ def search_problem(
     exact = run.spec.focus == "accuracy"
     judged = sample(run.selection, compared_rows(run), run.spec.seed)
 
-    race = _race(run, anatomy) if exact else None
+    @cache
+    def race() -> Race:
+        return _race(run, anatomy)
 
     def judge(shape: Shape) -> Judgement:
         run.reporter.check()
-        if race is not None:
-            return race.judge(shape)
+        if exact:
+            return race().judge(shape)
         with anatomy.masked(shape):
             evaluation = evaluate(anatomy.model, judged, run.task, device=run.device, precision="fast")
         return judgement(run, evaluation)
@@ -218,15 +220,14 @@ def search_problem(
             return answers.now()
 
     def contest(rival: Shape, shape: Shape, bar: Bar) -> Judgement | Abandoned:
-        assert race is not None
         run.reporter.check()
-        return race.contest(rival, shape, bar)
+        return race().contest(rival, shape, bar)
 
     return SearchProblem(
         anatomy=anatomy,
         judge=judge,
         divergence=divergence,
-        contest=None if race is None else contest,
+        contest=contest if exact else None,
         significance=lambda shape: significance(run, anatomy, shape),
         costs=cost_model(run),
         dense=dense_reference(run),
