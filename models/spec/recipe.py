@@ -17,7 +17,8 @@ LayerIndex = Annotated[int, Field(ge=0)]
 Heads = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 BlockName = Annotated[str, StringConstraints(pattern=r"^layer\.\d+\.(attention|ffn)$")]
 
-Precision = Literal["fp32", "fp16", "int8", "int4"]
+TablePrecision = Literal["fp32", "fp16", "int8", "int4"]
+Precision = Literal[TablePrecision, "w4a8"]
 MatrixName = Annotated[str, StringConstraints(pattern=r"^layer\.\d+\.(attention|ffn)\.(input|output)$")]
 """The matrices from a layer's width to its heads or channels, as one, and that back from them."""
 
@@ -126,15 +127,17 @@ class Quantize(Document):
 
     `weights` is the form of all matrices, `matrices` of those that have another one. In int8 the products
     are of integers too, with activations quantized when they are known, or by the ranges that they have on
-    the rows of `calibration`. int4 weights have a scale for every 32 values, fp16 weights none; both are
-    widened again as they are used. `embeddings` is the form of the word embedding table: int8 with one
-    scale, int4 with a scale for every few values of a row, or half precision.
+    the rows of `calibration`. w4a8 weights are int8 ones that the file holds in 4 bits, with a whole step
+    size for every 32 values: the runtime widens them once, when it loads the file, and products are those of
+    int8. int4 weights have a float scale for every 32 values, fp16 weights none; both are widened again as
+    they are used. `embeddings` is the form of the word embedding table: int8 with one scale, int4 with a
+    scale for every few values of a row, or half precision.
     """
 
     approximation: Literal["quantize"] = "quantize"
     weights: Precision = "int8"
     matrices: dict[MatrixName, Precision] = Field(default_factory=dict)
-    embeddings: Precision = "int8"
+    embeddings: TablePrecision = "int8"
     per_channel: bool = True
     calibration: Calibration | None = None
 

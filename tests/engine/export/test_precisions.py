@@ -141,14 +141,39 @@ def test_fewer_bits_are_fewer_bytes(tokenizer: PreTrainedTokenizerBase, tmp_path
         "fp16": Quantize(weights="fp16", embeddings="fp16"),
         "int8": Quantize(),
         "int4": Quantize(weights="int4", embeddings="int4"),
+        "w4a8": Quantize(weights="w4a8", embeddings="int4"),
     }
     sizes = [source.stat().st_size]
     for name, step in steps.items():
         quantize_onnx(source, tmp_path / name, step)
         sizes.append((tmp_path / name).stat().st_size)
     assert sizes == sorted(sizes, reverse=True)
+    # In 4 bits with a float scale for every 32 weights, and with a step size of 4 bits.
     assert sizes[0] > 1.8 * sizes[1]
     assert sizes[2] > 1.3 * sizes[3]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_stored_in_4_bits_are_computed_with_as_int8(
+    family: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """Once ONNX Runtime has loaded it, the graph is that of int8 down to the node, and it answers near it."""
+    model = tiny_classifier(family)
+    source = tmp_path / "fp32.onnx"
+    export_onnx(model, tokenizer, source)
+    operators = {}
+    for name, step in {"int8": Quantize(), "w4a8": Quantize(weights="w4a8")}.items():
+        quantize_onnx(source, tmp_path / name, step)
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / f"{name}.loaded")
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(str(tmp_path / name), options)
+        loaded = onnx.load(tmp_path / f"{name}.loaded").graph
+        operators[name] = sorted(node.op_type for node in loaded.node)
+    assert operators["w4a8"] == operators["int8"]
+    near(model, source, tmp_path / "w4a8", 0.7)
+    kept = {one.data_type for one in onnx.load(tmp_path / "w4a8").graph.initializer if ".steps" in one.name}
+    assert kept == {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
 
 
 def near(model: PreTrainedModel, source: Path, target: Path, share: float) -> None:

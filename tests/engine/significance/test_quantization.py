@@ -28,7 +28,7 @@ from worker.engine.significance.quantization import (
 PARTS = ("attention.input", "attention.output", "ffn.input", "ffn.output")
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4", "fp16"])
+@pytest.mark.parametrize("precision", ["int8", "w4a8", "int4", "fp16"])
 @pytest.mark.parametrize("inputs", [64, 40])
 def test_rounds_as_the_file_is_rounded(precision: Precision, inputs: int, tmp_path: Path) -> None:
     weight = torch.randn(24, inputs, generator=torch.Generator().manual_seed(0))
@@ -79,10 +79,11 @@ def test_weights_are_put_back_and_the_loss_of_each_matrix_is_its_own() -> None:
     assert max(losses["fp16"].values()) < 1e-2 * max(losses["int4"].values())
 
 
-def test_int8_rounds_what_goes_in_as_well() -> None:
+@pytest.mark.parametrize("precision", ["int8", "w4a8"])
+def test_products_of_integers_round_what_goes_in_as_well(precision: Precision) -> None:
     linear = torch.nn.Linear(32, 8, bias=False)
     inputs = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
-    with rounded([linear], "int8"):
+    with rounded([linear], precision):
         both = linear(inputs)
         weight_alone = torch.nn.functional.linear(inputs, linear.weight)
     assert not torch.equal(both, weight_alone)
@@ -97,6 +98,7 @@ def test_bytes_of_a_weight_follow_the_recipe() -> None:
     assert bytes_per_parameter(anatomy, Recipe(steps=(Quantize(),))) == 1.0
     all_int4 = Quantize(matrices=dict.fromkeys(matrices(anatomy), "int4"))
     assert bytes_per_parameter(anatomy, Recipe(steps=(all_int4,))) == pytest.approx(0.625)
+    assert bytes_per_parameter(anatomy, Recipe(steps=(Quantize(weights="w4a8"),))) == pytest.approx(0.515625)
 
 
 def write_product(path: Path, weight: torch.Tensor) -> None:

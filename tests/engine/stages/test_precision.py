@@ -45,16 +45,16 @@ def form(metric: float, *, size: int = 300, first: int = 0, **step: Any) -> Deli
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[Quantize]:
-    """The steps of the files that were tried; each matrix in int4 costs 0.01, each kept in fp16 brings it."""
+    """The steps of the files that were tried; a matrix in w4a8 costs 0.01, one kept in fp16 brings 0.03."""
     steps: list[Quantize] = []
 
     def fake(run: Run, model: object, recipe: Recipe, folder: Path, origin: object) -> Delivered:
         step = recipe.steps[0]
         assert isinstance(step, Quantize)
         steps.append(step)
-        forms = list(step.matrices.values())
-        metric = 0.8 + 0.03 * forms.count("fp16") - 0.01 * forms.count("int4")
-        return form(metric, size=300 - 10 * len(forms), **step.model_dump(exclude={"approximation"}))
+        forms = [step.matrices.get(name, step.weights) for name in NAMES]
+        metric = 0.8 + 0.03 * forms.count("fp16") - 0.01 * forms.count("w4a8")
+        return form(metric, size=300 - 10 * forms.count("w4a8"), **step.model_dump(exclude={"approximation"}))
 
     monkeypatch.setattr(precision, "deliver", fake)
     monkeypatch.setattr(precision, "_by_significance", lambda run, form: NAMES)
@@ -67,9 +67,10 @@ def run_of(tmp_path: Path, **spec: Any) -> Run:
     workspace = SimpleNamespace(folder=lambda stage: tmp_path)
     run = SimpleNamespace(
         spec=JobSpec.model_validate(document),
+        asked=JobSpec.model_validate(document),
         dense=dense,
         workspace=workspace,
-        bounds_speed="speed" in str(spec),
+        bounds_speed="min_speedup" in str(spec),
     )
     return cast(Run, run)
 
@@ -95,9 +96,8 @@ def test_the_most_significant_are_kept_where_int8_costs_too_much(
 
 
 def test_no_layer_pays_for_what_chance_makes_of_equal_files(tried: list[Quantize], tmp_path: Path) -> None:
-    run = run_of(
-        tmp_path, constraints={"accuracy": {"max_relative_drop": 0.005}, "speed": {"min_speedup": 3}}
-    )
+    constraints = {"accuracy": {"max_relative_drop": 0.005}, "speed": {"min_speedup": 3}}
+    run = run_of(tmp_path, constraints=constraints, recovery="off", focus="speed")
     dense = form(0.870, size=1000)
     # 60 rows lost and 50 gained, or 10 lost and none gained: the same drop of a hundredth.
     by_chance, surely = (form(0.860, first=each, weights="int8") for each in (60, 0))
@@ -105,6 +105,19 @@ def test_no_layer_pays_for_what_chance_makes_of_equal_files(tried: list[Quantize
     assert tried == []
     mixed_precision(run, "dense-int8", {"dense": dense, "dense-int8": surely})
     assert len(tried) == 2
+
+
+@pytest.mark.parametrize(
+    ("bounds", "in_fp16"),
+    [({"speed": {"min_speedup": 3}}, 0), ({"size": {"min_reduction": 5}}, 0), ({}, 2)],
+)
+def test_no_layer_pays_for_what_training_brings_back(
+    bounds: dict[str, Any], in_fp16: int, tried: list[Quantize], tmp_path: Path
+) -> None:
+    run = run_of(tmp_path, constraints={"accuracy": {"max_relative_drop": 0.005}, **bounds}, focus="speed")
+    forms = {"dense": form(0.870, size=1000), "dense-int8": form(0.860, weights="int8")}
+    mixed_precision(run, "dense-int8", forms)
+    assert len([step for step in tried if "fp16" in step.matrices.values()]) == in_fp16
 
 
 def test_int4_words_are_turned_down_where_they_surely_lose(tmp_path: Path) -> None:
@@ -116,23 +129,49 @@ def test_int4_words_are_turned_down_where_they_surely_lose(tmp_path: Path) -> No
     assert plain_precision(run, {"dense": forms["dense"]}) == "dense"
 
 
+SMALL = {"size": {"min_reduction": 5.0}}
+
+
 @pytest.mark.parametrize(
-    ("constraints", "shares"), [({"accuracy": {"max_absolute_drop": 0.4}}, [8]), (BOUNDED, [8, 4])]
+    ("drop", "tried_in_4_bits", "found"),
+    [(0.4, [8], "dense-int8-w4a8"), (0.2, [8, 4], "dense-int8-w4a8-50"), (0.04, [8, 4], None)],
 )
-def test_the_least_significant_become_int4_for_size(
-    constraints: dict[str, Any], shares: list[int], tried: list[Quantize], tmp_path: Path
+def test_weights_are_stored_in_4_bits_for_size(
+    drop: float, tried_in_4_bits: list[int], found: str | None, tried: list[Quantize], tmp_path: Path
 ) -> None:
+    constraints = {"accuracy": {"max_absolute_drop": drop}, "speed": {"min_speedup": 3.0}, **SMALL}
+    forms = {"dense": form(0.8, size=1000), "dense-int8": form(0.8, weights="int8", embeddings="int4")}
+    mixed = mixed_precision(run_of(tmp_path, constraints=constraints), "dense-int8", forms)
+    in_4_bits = [[name for name in NAMES if _of(step, name) == "w4a8"] for step in tried]
+    assert [len(names) for names in in_4_bits] == tried_in_4_bits
+    assert in_4_bits[-1] == NAMES[: tried_in_4_bits[-1]]
+    assert list(mixed) == ([found] if found else [])
+    assert all(step.embeddings == "int4" for step in tried)
+
+
+def _of(step: Quantize, name: str) -> str:
+    return step.matrices.get(name, step.weights)
+
+
+def test_4_bits_are_not_turned_down_by_chance(
+    tried: list[Quantize], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    constraints = {"accuracy": {"max_relative_drop": 0.005}, **SMALL}
     forms = {"dense": form(0.8, size=1000), "dense-int8": form(0.8, weights="int8")}
-    found = mixed_precision(run_of(tmp_path, focus="size", constraints=constraints), "dense-int8", forms)
-    assert [len(step.matrices) for step in tried] == shares
-    assert list(tried[-1].matrices) == NAMES[: shares[-1]]
-    assert len(found) == (1 if shares == [8] else 0)
+    for first, found in ((60, ["dense-int8-w4a8"]), (0, [])):
+        stored = form(0.79, size=200, first=first, weights="w4a8")
+        monkeypatch.setattr(precision, "deliver", lambda *given, stored=stored: stored)
+        assert list(mixed_precision(run_of(tmp_path, constraints=constraints), "dense-int8", forms)) == found
+    monkeypatch.setattr(precision, "deliver", lambda *given: form(0.8, size=300, weights="w4a8"))
+    no_smaller = mixed_precision(run_of(tmp_path, constraints=constraints), "dense-int8", forms)
+    assert no_smaller == {}
 
 
-def test_int4_products_are_not_tried_where_time_is_bounded(tried: list[Quantize], tmp_path: Path) -> None:
+def test_4_bits_are_not_tried_where_size_does_not_matter(tried: list[Quantize], tmp_path: Path) -> None:
     forms = {"dense": form(0.8, size=1000), "dense-int8": form(0.8, weights="int8")}
     bounds = {**BOUNDED, "speed": {"min_speedup": 2.0}}
-    assert mixed_precision(run_of(tmp_path, focus="size", constraints=bounds), "dense-int8", forms) == {}
+    run = run_of(tmp_path, focus="speed", constraints=bounds)
+    assert mixed_precision(run, "dense-int8", forms) == {}
     assert tried == []
 
 
@@ -150,7 +189,7 @@ def test_a_real_run_weighs_its_matrices_and_delivers_a_smaller_file(
     )
     found = mixed_precision(run, "dense-int8", {"dense": dense, "dense-int8": int8})
     (name,) = found
-    assert name == "dense-int8-int4-100"
+    assert name == "dense-int8-w4a8"
     mixed = found[name]
-    assert set(mixed.recipe.steps[0].matrices.values()) == {"int4"}
+    assert mixed.recipe.quantization() == Quantize(weights="w4a8")
     assert mixed.size_bytes < int8.size_bytes

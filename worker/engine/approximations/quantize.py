@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from models.spec import Precision, Quantize
 from worker.engine.approximations.base import Approximation
 from worker.engine.approximations.tied_table import with_int8_table
+from worker.engine.approximations.w4a8 import store_in_steps
 from worker.engine.approximations.word_table import leave_extremes, look_up_plainly, put_back
 
 BLOCK_SIZES = (64, 32, 16)
 """Values of an embedding row that share an int4 scale: the largest that divides the row is taken."""
 MATRIX_BLOCK = 32
 """Values of a matrix, along its inputs, that share an int4 scale."""
+INTEGER_PRODUCTS: tuple[Precision, ...] = ("int8", "w4a8")
+"""The precisions whose products are of int8, with activations quantized as they come."""
 INT8_PRODUCTS = 4  # MatMulNBits' accuracy_level: activations to int8, which is the fast one on processors
 Feed = Mapping[str, NDArray[Any]]
 
@@ -41,18 +44,21 @@ class Quantization(Approximation[Quantize]):
         """Write the quantized form of the ONNX file `source`.
 
         `layers` are the dense model's numbers of the graph's layers, by which `step.matrices` calls them
-        (None: the same). Matrices outside the layers are int8 where `step.weights` is int4. int8 weights are
-        signed, 7 of the bits are used, one scale a column if `step.per_channel`; activations are quantized
-        when they are known, one scale a tensor, or, with `step.calibration`, by the range that they have in
-        the graph on the inputs `calibration`. Raises ValueError when rows of embeddings cannot be cut into
-        blocks for int4 or are a language model's head too, or there are no inputs to calibrate with.
+        (None: the same). Matrices outside the layers are int8 where `step.weights` has 4 bits. int8 weights
+        are signed, 7 of the bits are used, one scale a column if `step.per_channel`; activations are
+        quantized when they are known, one scale a tensor, or, with `step.calibration`, by the range that they
+        have in the graph on the inputs `calibration`. Raises ValueError when rows of embeddings cannot be cut
+        into blocks for int4 or are a language model's head too, or there are no inputs to calibrate with.
         """
         # Only who quantizes needs them: the engine must import without ONNX Runtime.
         import onnx
-        from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+        from onnxruntime.quantization.quant_utils import (
+            TENSOR_NAME_QUANT_SUFFIX,
+            add_pre_process_metadata,
+        )
 
         from worker.engine.export.graph import WORDS
-        from worker.engine.export.matrices import split_attention, store_in_half
+        from worker.engine.export.matrices import products, split_attention, store_in_half
         from worker.engine.export.onnx_file import load_around, save_graph
 
         graph, words = load_around(source, WORDS)
@@ -61,7 +67,7 @@ class Quantization(Approximation[Quantize]):
         if words is not None:
             leave_extremes(graph, WORDS, words)
         forms = _forms(graph, step, layers)
-        plain = {name for name, form in forms.items() if form != "int8"}
+        plain = {name for name, form in forms.items() if form not in INTEGER_PRODUCTS}
         split_attention(graph, {*plain, *(forms if step.calibration else ())})
         forms = _forms(graph, step, layers)
         by_form = {
@@ -72,6 +78,8 @@ class Quantization(Approximation[Quantize]):
         tied = with_int8_table(graph, WORDS) if step.embeddings == "int8" else []
         if "int4" in by_form:
             graph = _with_int4_products(graph, by_form["int4"])
+        weights = products(graph)
+        in_steps = {f"{weights[name]}{TENSOR_NAME_QUANT_SUFFIX}" for name in by_form.get("w4a8", [])}
         # Shapes that an exporter noted for values which quantization replaces would contradict it.
         del graph.graph.value_info[:]
         # There is nothing to prepare: the graph is written in its final form.
@@ -80,8 +88,9 @@ class Quantization(Approximation[Quantize]):
         save_graph(graph, target)
         del graph
         static = by_form.get("int8", []) if step.calibration else []
-        if by_form.get("int8") or step.embeddings in ("int8", "int4"):
-            _write_dynamic(target, step, set(by_form.get("int8", [])) - set(static), done=tied)
+        integer = {name for form in INTEGER_PRODUCTS for name in by_form.get(form, [])}
+        if integer or step.embeddings in ("int8", "int4"):
+            _write_dynamic(target, step, integer - set(static), done=tied)
         if words is not None:
             size = block_size(words.shape[1]) if step.embeddings == "int4" else None
             put_back(target, WORDS, words, size)
@@ -92,6 +101,10 @@ class Quantization(Approximation[Quantize]):
         if by_form.get("fp16") or step.embeddings == "fp16":
             graph = onnx.load(target)
             store_in_half(graph, _in_half(graph, step, by_form.get("fp16", [])))
+            save_graph(graph, target)
+        if in_steps:
+            graph = onnx.load(target)
+            store_in_steps(graph, in_steps)
             save_graph(graph, target)
 
 
@@ -104,7 +117,7 @@ def _forms(graph: Any, step: Quantize, layers: Sequence[int] | None) -> dict[str
     """The form of each product's weight, by the node's name."""
     from worker.engine.export.matrices import matrix_name, products
 
-    elsewhere: Precision = "int8" if step.weights == "int4" else step.weights
+    elsewhere: Precision = "int8" if step.weights in ("int4", "w4a8") else step.weights
     forms: dict[str, Precision] = {}
     for node, weight in products(graph).items():
         name = matrix_name(weight, layers or range(len(graph.graph.node)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,13 +18,20 @@ from transformers.pytorch_utils import Conv1D
 from models.spec import Precision, Recipe
 from worker.engine.anatomy import Anatomy
 from worker.engine.anatomy.families import LayerParts, Rows
-from worker.engine.approximations.quantize import MATRIX_BLOCK
+from worker.engine.approximations.quantize import INTEGER_PRODUCTS, MATRIX_BLOCK
+from worker.engine.approximations.w4a8 import BLOCK, from_steps, in_steps
 from worker.engine.export.modeling_axforge import LowRankLinear
 
 WEIGHT_LEVELS = 64  # of int8 weights on either side of zero: 7 of the bits are used
 INT4_LOWEST, INT4_HIGHEST = -8, 7
 ACTIVATION_LEVELS = 255
-BYTES: dict[Precision, float] = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5 + 4 / MATRIX_BLOCK}
+BYTES: dict[Precision, float] = {
+    "fp32": 4.0,
+    "fp16": 2.0,
+    "int8": 1.0,
+    "int4": 0.5 + 4 / MATRIX_BLOCK,
+    "w4a8": 0.5 + 0.5 / BLOCK,
+}
 """Of a weight in each precision, with its share of the scales."""
 ATTENTION_INPUT = ("query", "key", "value", "distance_key")
 
@@ -77,7 +85,7 @@ def rounded(linears: Sequence[nn.Linear | Conv1D], precision: Precision) -> Iter
             turned = isinstance(linear, Conv1D)  # whose weight is (inputs, outputs)
             stored = rounded_weight(weight.T if turned else weight, precision)
             linear.weight.data.copy_(stored.T if turned else stored)
-            if precision == "int8":
+            if precision in INTEGER_PRODUCTS:
                 undo.callback(linear.register_forward_pre_hook(_round_inputs).remove)
         yield
 
@@ -85,9 +93,10 @@ def rounded(linears: Sequence[nn.Linear | Conv1D], precision: Precision) -> Iter
 def rounded_weight(weight: Tensor, precision: Precision) -> Tensor:
     """(outputs, inputs) as it is read back from a file of that precision."""
     match precision:
-        case "int8":
+        case "int8" | "w4a8":
             scale = weight.abs().amax(dim=1, keepdim=True) / WEIGHT_LEVELS
-            return _steps(weight, scale).clamp(-WEIGHT_LEVELS, WEIGHT_LEVELS) * scale
+            whole = _steps(weight, scale).clamp(-WEIGHT_LEVELS, WEIGHT_LEVELS)
+            return (_in_4_bits(whole) if precision == "w4a8" else whole) * scale
         case "int4":
             inputs = weight.shape[1]
             padded = functional.pad(weight, (0, -inputs % MATRIX_BLOCK))
@@ -101,6 +110,12 @@ def rounded_weight(weight: Tensor, precision: Precision) -> Tensor:
             return weight.half().to(weight.dtype)
         case _:
             return weight
+
+
+def _in_4_bits(whole: Tensor) -> Tensor:
+    """int8 weights (outputs, inputs) as whole numbers, as they come back from 4 bits."""
+    stored = in_steps(whole.T.cpu().numpy().astype(np.int8))
+    return torch.from_numpy(from_steps(*stored, whole.shape[1])).T.to(whole)
 
 
 def _steps(values: Tensor, scale: Tensor) -> Tensor:

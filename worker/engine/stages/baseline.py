@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,10 +32,12 @@ from worker.engine.stages.vocabulary import (
 from worker.engine.tasks import evaluate
 from worker.engine.training import FitResult, fine_tune
 
-REASONS = {
+PRECISIONS = {
     "dense": "the dense model",
-    "dense-int8": "the dense model in int8 and nothing else",
-    "dense-int8-int4": "the dense model in int8, its word embeddings in int4, and nothing else",
+    "dense-int8": "the dense model in int8",
+    "dense-int8-int4": "the dense model in int8, its word embeddings in int4",
+    "dense-int8-w4a8": "the dense model in int8, its layers' weights stored in 4 bits",
+    "dense-int8-int4-w4a8": "the dense model in int8, its weights stored in 4 bits",
 }
 
 DENSE_LOGITS = "dense_logits.npy"
@@ -80,7 +81,7 @@ def baseline(run: Run) -> dict[str, Any]:
     whole = forms[best]
     note_times(run, comparison, dense="dense", whole=best)
     for number, (name, each) in enumerate(forms.items()):
-        reason = _reason(name, precision, mixed)
+        reason = _reason(name, precision)
         ms, speedup = comparison[name].fastest, comparison.speedup("dense", name)
         run.reporter.candidate(_candidate(run, number, reason, each, ms, speedup, dense))
     np.save(run.workspace.folder("baseline") / DENSE_LOGITS, dense.logits)
@@ -169,12 +170,12 @@ def _with_tables(run: Run, precision: Recipe, tables: dict[str, Table]) -> dict[
     return delivered
 
 
-def _reason(name: str, precision: str, mixed: Mapping[str, Delivered]) -> str:
+def _reason(name: str, precision: str) -> str:
     """What a form of the dense model is, in words."""
-    if name in mixed:
-        return "the dense model in int8, with other precisions for some matrices by what they lose"
-    base = REASONS.get(precision, "the dense model in several precisions")
-    return REASONS.get(name, f"{base}, with smaller tables or thinner matrices")
+    if name in PRECISIONS:
+        return PRECISIONS[name] if name == "dense" else f"{PRECISIONS[name]}, and nothing else"
+    base = PRECISIONS.get(precision, "the dense model in int8, some matrices in other precisions")
+    return base if name == precision else f"{base}, with smaller tables or thinner matrices"
 
 
 def _trained_for_the_task(run: Run) -> FitResult | None:
