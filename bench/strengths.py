@@ -176,6 +176,7 @@ def _quantized(bench: Bench) -> Variants:
         "int8, static": Quantize(calibration=calibration),
         "fp16 weights": Quantize(weights="fp16", embeddings="fp16"),
         "int8, word embeddings int4": Quantize(embeddings="int4"),
+        "int8 stored in 4 bits, word embeddings int4": Quantize(weights="w4a8", embeddings="int4"),
         "int4 weights and word embeddings": Quantize(weights="int4", embeddings="int4"),
         "the less significant half int4, the rest int8": Quantize(
             matrices=dict.fromkeys(sorted(least), "int4"), embeddings="int4"

@@ -15,7 +15,7 @@ from models.spec import JobSpec
 
 CHANGES = {
     "axforge": quality.all_at_once,
-    "hard": quality._hard,
+    "hard": quality._at(4.0, 14.0),
     "accuracy": quality._accuracy,
     "far": quality._far,
     "retraining-free": quality._retraining_free,

@@ -618,9 +618,11 @@ class Quantize(BaseModel):
 
     `weights` is the form of all matrices, `matrices` of those that have another one. In int8 the products
     are of integers too, with activations quantized when they are known, or by the ranges that they have on
-    the rows of `calibration`. int4 weights have a scale for every 32 values, fp16 weights none; both are
-    widened again as they are used. `embeddings` is the form of the word embedding table: int8 with one
-    scale, int4 with a scale for every few values of a row, or half precision.
+    the rows of `calibration`. w4a8 weights are int8 ones that the file holds in 4 bits, with a whole step
+    size for every 32 values: the runtime widens them once, when it loads the file, and products are those of
+    int8. int4 weights have a float scale for every 32 values, fp16 weights none; both are widened again as
+    they are used. `embeddings` is the form of the word embedding table: int8 with one scale, int4 with a
+    scale for every few values of a row, or half precision.
     """
 
     model_config = ConfigDict(
