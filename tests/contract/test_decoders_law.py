@@ -227,6 +227,7 @@ def test_matrices_of_other_precisions_answer_nearly_the_same(
     steps = {
         "mixed": Quantize(matrices={"layer.0.ffn.input": "fp16", "layer.1.attention.input": "int4"}),
         "half": Quantize(weights="fp16", embeddings="fp16"),
+        "in 4 bits": Quantize(weights="w4a8"),
         "static": Quantize(calibration=Calibration(rows=1, seed=0)),
     }
 
@@ -238,7 +239,8 @@ def test_matrices_of_other_precisions_answer_nearly_the_same(
     for name, step in steps.items():
         quantize_onnx(tmp_path / "fp32.onnx", tmp_path / f"{name}.onnx", step, calibration=rows)
         gap = float((answers(name) - plain).abs().max())
-        assert 0 < gap < (0.01 if name == "half" else 0.35) * float(plain.max() - plain.min())
+        allowed = {"half": 0.01, "in 4 bits": 0.6}.get(name, 0.35)
+        assert 0 < gap < allowed * float(plain.max() - plain.min())
         assert (tmp_path / f"{name}.onnx").stat().st_size < (tmp_path / "fp32.onnx").stat().st_size
 
 

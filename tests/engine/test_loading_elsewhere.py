@@ -268,11 +268,11 @@ def test_onnx_with_several_precisions_needs_nothing_more(
     onnx_python: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     model, half, rest = model_of("bert", MIXED), "layer.0.ffn.input", "layer.2.attention.input"
-    step = Quantize(matrices={half: "fp16", rest: "int4"}, embeddings="int4")
+    step = Quantize(weights="w4a8", matrices={half: "fp16", rest: "int4"}, embeddings="int4")
     save_onnx_folder(model, tokenizer, tmp_path / "mixed", max_length=32, quantize=step)
     answer = run_in(onnx_python, RUN_ONNX, str(tmp_path / "mixed"), json.dumps(TEXTS), cwd=tmp_path)
     wanted = expected(model, tokenizer)
-    np.testing.assert_allclose(answer["logits"], wanted, rtol=0, atol=0.3 * np.abs(wanted).max())
+    np.testing.assert_allclose(answer["logits"], wanted, rtol=0, atol=0.4 * np.abs(wanted).max())
 
 
 def test_a_program_needs_only_torch_and_tokenizers(

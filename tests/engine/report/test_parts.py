@@ -153,7 +153,9 @@ def test_heat_has_steps_of_the_largest_change() -> None:
         ("layer.0.ffn_up.weight_scale", "ffn"),
         ("layer.0.ffn_norm.bias", "ffn"),
         ("head.out.weight", "head"),
+        ("layer.0.ffn_up.weight_quantized.steps_scales", "ffn"),
         ("int.0", "graph"),
+        ("w4a8.sizes", "graph"),
         ("relative.by_distance", "attention"),
         ("bert.encoder.layer.3.attention.output.LayerNorm.weight", "attention"),
         ("bert.encoder.layer.3.output.dense.weight", "ffn"),
@@ -179,6 +181,7 @@ def test_bytes_of_a_file_without_a_layer_are_counted_for_the_layers_it_has() -> 
             StoredTensor("layer.0.ffn_up.weight_quantized", 10, 10, "int8"),
             StoredTensor("layer.1.ffn_up.weight_quantized", 5, 5, "int8"),
             StoredTensor("layer.1.ffn_up.weight_scale", 8, 2, "fp32"),
+            StoredTensor("layer.1.ffn_up.weight_quantized.steps_scales", 0, 9, "int4"),
         ),
         rest=3,
     )
